@@ -1,0 +1,10 @@
+"""nebfs: an OpenNebula cloud's marketplaces and datastores as a read-only directory tree.
+
+Start reading in docs/architecture.md, then in the docstring of the room you are about to enter.
+Imports run one way (see ``[tool.importlinter]`` in pyproject.toml)::
+
+    cli -> daemon -> fuse -> tree -> catalog -> (marketplaces | datastores) -> opennebula
+        -> content -> (blocks | fetcher) -> (model, errors, units)
+"""
+
+__version__ = "0.1.0"

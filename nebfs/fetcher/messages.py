@@ -1,0 +1,88 @@
+"""What the daemon asks of the fetcher, and what it is told: plain frozen records.
+
+They cross a process border as JSON (see wire.py), so they hold nothing but text, numbers and tuples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nebfs.model import Locator, Revision
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRequest:
+    """Bring byte ranges of `locator` into the file whose descriptor goes with this request.
+
+    `ranges` are (start, stop) pairs in ascending order; each starts on a multiple of `slot_size` and
+    stops on one or at the end of the content. With `expected` the answer must be of that very
+    version, or nothing is written and Changed is raised. Without it (a probe) the whole of what is
+    there is asked about, and a content shorter than the range is no error.
+    `seed` makes a slot's checksum its own: xxh3_64(slot's bytes, seed=(seed + slot number) % 2**64).
+    """
+
+    locator: Locator
+    ranges: tuple[tuple[int, int], ...]
+    expected: Revision | None
+    slot_size: int
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """One slot is in the file now. A `zero` slot holds only zeros and was not written."""
+
+    slot: int
+    length: int
+    checksum: int
+    zero: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """A plain HTTP request of the control plane: XML-RPC, an appliance list. Redirects are followed.
+
+    `timeout` is in seconds over everything. An answer of more than `max_body` bytes is BadAnswer.
+    """
+
+    method: str
+    url: str = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    body: bytes = field(default=b"", repr=False)
+    timeout: float = 30.0
+    max_body: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class CallAnswer:
+    """The answer to a CallRequest, whatever its status: judging it is the caller's work."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = field(repr=False)
+
+    def header(self, name: str, default: str = "") -> str:
+        """Return the first header called `name`, in any case."""
+        return next((v for k, v in self.headers if k.lower() == name.lower()), default)
+
+
+Progress = Callable[[Sequence[Filled]], None]
+
+
+class Fetcher(Protocol):
+    """The two functions that the rest of the daemon sees of the network."""
+
+    async def fetch(self, request: FetchRequest, fd: int, progress: Progress) -> Revision:
+        """Fill `request.ranges` into `fd`; call `progress` as slots arrive; return what is there.
+
+        Raises Unreachable, BadAnswer, Refused, Missing, Changed, Unsupported (no such transport),
+        CacheFault (the file could not be written) or FetcherDied. Slots reported before a failure
+        are good. Cancelling stops the transfer.
+        """
+        ...
+
+    async def call(self, request: CallRequest) -> CallAnswer:
+        """Return the answer to a plain request. Raises Unreachable, BadAnswer or FetcherDied."""
+        ...
