@@ -16,8 +16,8 @@
     |-- FetcherDied   the fetcher process ended under a request         EIO         temporary
     `-- UserError     a mistake of the user's: message, remedy, exit    EINVAL      -
 
-Raise with facts as keywords (``Unreachable("no answer", url=..., after=...)``); they are logged, and
-must never be secrets. Map once at each border and keep ``from exc``.
+Raise with facts as keywords (``Unreachable("no answer", url=..., after=...)``); they are logged,
+and must never be secrets. Map once at each border and keep ``from exc``.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ class UserError(NebfsError):
 
     errno = errno.EINVAL
 
-    def __init__(self, message: str, *, exit_code: int = 1, **facts: object) -> None:
+    def __init__(self, message: str, *, exit_code: int = 1) -> None:
         """`exit_code`: see the table in nebfs/cli/__init__.py."""
-        super().__init__(message, **facts)
+        super().__init__(message)
         self.exit_code = exit_code
 
 

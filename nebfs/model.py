@@ -20,7 +20,7 @@ class Tolerant(IntEnum):
     """An enumeration in which a number that we do not know is UNKNOWN, not an error."""
 
     @classmethod
-    def _missing_(cls, value: object) -> Self:
+    def _missing_(cls, value: object) -> Self:  # noqa: ARG003 - whatever it is
         return cls(-1)
 
 
@@ -265,7 +265,7 @@ def without_credentials(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """A published digest of a content's stored bytes: `algorithm` as hashlib names it, hex digits."""
+    """A published digest of the stored bytes: `algorithm` as hashlib names it, hex digits."""
 
     algorithm: str
     digest: str
@@ -312,7 +312,7 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a driver says about one file of bytes: where, what was published, what it claims to be."""
+    """What a driver says about one file: where its bytes are, what was published about them."""
 
     locator: Locator
     label: str = ""
@@ -367,3 +367,13 @@ class Holding:
     image: Image
     content: Content | None = None
     trouble: Trouble | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """One slot of a cache file is there now. A `zero` slot holds only zeros and was not written."""
+
+    slot: int
+    length: int
+    checksum: int
+    zero: bool

@@ -1,6 +1,6 @@
 """What the daemon asks of the fetcher, and what it is told: plain frozen records.
 
-They cross a process border as JSON (see wire.py), so they hold nothing but text, numbers and tuples.
+They cross a process border as JSON (see wire.py), so they hold only text, numbers and tuples.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from nebfs.model import Locator, Revision
+from nebfs.model import Filled, Locator, Revision
+
+__all__ = ["CallAnswer", "CallRequest", "FetchRequest", "Fetcher", "Filled", "Progress"]
 
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
     """Bring byte ranges of `locator` into the file whose descriptor goes with this request.
 
-    `ranges` are (start, stop) pairs in ascending order; each starts on a multiple of `slot_size` and
-    stops on one or at the end of the content. With `expected` the answer must be of that very
-    version, or nothing is written and Changed is raised. Without it (a probe) the whole of what is
-    there is asked about, and a content shorter than the range is no error.
-    `seed` makes a slot's checksum its own: xxh3_64(slot's bytes, seed=(seed + slot number) % 2**64).
+    `ranges` are (start, stop) pairs in ascending order; each starts on a multiple of `slot_size`
+    and stops on one or at the end of the content. With `expected` the answer must be of that very
+    version, or nothing is written and Changed is raised. Without it (a probe) whatever is there is
+    taken, and a content shorter than the range is no error. `seed` makes a slot's checksum its own:
+    ``xxh3_64(slot's bytes, seed=(seed + slot number) % 2**64)``.
     """
 
     locator: Locator
@@ -31,18 +33,8 @@ class FetchRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
-    """One slot is in the file now. A `zero` slot holds only zeros and was not written."""
-
-    slot: int
-    length: int
-    checksum: int
-    zero: bool
-
-
-@dataclass(frozen=True, slots=True)
 class CallRequest:
-    """A plain HTTP request of the control plane: XML-RPC, an appliance list. Redirects are followed.
+    """A plain HTTP request of the control plane: XML-RPC, an appliance list; follows redirects.
 
     `timeout` is in seconds over everything. An answer of more than `max_body` bytes is BadAnswer.
     """

@@ -1,1 +1,32 @@
-"""Room under construction."""
+"""Names: what the mount looks like.
+
+What lives here: turning the current snapshot of the catalogue into directories, files and links
+with safe, stable, unique names and inode numbers; the small documents beside an image; the extended
+attributes; and, on a new snapshot, saying which names and inodes the kernel must forget.
+
+What does not: the kernel's words for all that (``fuse``), lists (``catalog``), bytes (``content``).
+
+Who may import it: ``fuse`` and ``daemon``. It is used without a mount in its own tests.
+
+Start reading in nodes.py (what there is), then tree.py (where it comes from), appdir.py (the one
+directory that asks the network), names.py (the only place where names are made).
+
+Concurrency: everything runs on the trio thread. ``lookup`` and ``children`` answer from memory,
+except for an app's directory that is opened for the first time: it asks the places where the bytes
+are, in parallel, within a deadline. A new snapshot replaces nodes between two awaits, never during
+one: whoever awaits looks its node up again afterwards.
+"""
+
+from nebfs.tree.nodes import ContentFile, Directory, Document, Link, Node
+from nebfs.tree.tree import Invalid, Tree, TreeSettings
+
+__all__ = [
+    "ContentFile",
+    "Directory",
+    "Document",
+    "Invalid",
+    "Link",
+    "Node",
+    "Tree",
+    "TreeSettings",
+]

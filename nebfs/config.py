@@ -1,0 +1,330 @@
+"""The typed settings of one mount: file < environment < flags, and clear words when they are wrong.
+
+A setting called ``cache_size`` is ``cache_size = "10G"`` in the TOML file, ``NEBFS_CACHE_SIZE`` in
+the environment, ``--cache-size`` or ``-o cache-size=10G`` on the command line. Only cli and daemon
+import this module; the rooms below are handed plain values.
+
+Sizes are bytes and durations are seconds (see nebfs/units.py). No setting is a secret, but a URL
+may carry one: reprs and error texts show URLs without credentials, and never quote a refused value
+of a setting that could hold one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from nebfs import __version__, units
+from nebfs.errors import UserError
+from nebfs.model import without_credentials
+
+ENVIRONMENT_PREFIX = "NEBFS_"
+USAGE_EXIT = 2  # the table is in nebfs/cli/__init__.py, which this module may not import
+
+
+def default_cache_dir() -> Path:
+    """Where blocks are cached: the system's place for root, the user's own place for others."""
+    if os.geteuid() == 0:
+        return Path("/var/cache/nebfs")
+    return _absolute_from("XDG_CACHE_HOME", Path.home() / ".cache") / "nebfs"
+
+
+def default_run_dir() -> Path:
+    """Where sockets, registrations and logs of running mounts are kept.
+
+    The last resort is in /tmp, where anybody may have made it first: whoever uses it goes through
+    `nebfs.daemon.registry.prepare`, which checks its owner.
+    """
+    if os.geteuid() == 0:
+        return Path("/run/nebfs")
+    if os.environ.get("XDG_RUNTIME_DIR", "").startswith("/"):
+        return Path(os.environ["XDG_RUNTIME_DIR"]) / "nebfs"
+    return Path(f"/tmp/nebfs-{os.geteuid()}")  # noqa: S108 - owner-checked where it is used
+
+
+def _absolute_from(variable: str, otherwise: Path) -> Path:
+    # The XDG specification has relative paths ignored.
+    value = os.environ.get(variable, "")
+    return Path(value) if value.startswith("/") else otherwise
+
+
+def _size(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError("a size is a number of bytes or text such as 10G")
+    try:
+        return units.parse_size(value)
+    except OverflowError:
+        raise ValueError("the size is too large") from None
+
+
+def _duration(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("a duration is a number of seconds or text such as 5m")
+    return units.parse_duration(value)
+
+
+def _octal(value: object) -> int:
+    # A bare TOML number would be read as decimal: 22 is not what anybody means by it.
+    if not isinstance(value, str) or not value or set(value) - set("01234567"):
+        raise ValueError('write octal digits as text, such as "022"')
+    return int(value, 8)
+
+
+def _path(value: Path) -> Path:
+    try:
+        return Path(os.path.abspath(value.expanduser()))
+    except RuntimeError as exc:  # ~nobody
+        raise ValueError(f"{value}: that user's home is not known") from exc
+
+
+def _readable(value: Path) -> Path:
+    value = _path(value)
+    if not os.path.isfile(value):  # not is_file(): that raises where a parent may not be entered
+        raise ValueError(f"there is no file {value}")
+    if not os.access(value, os.R_OK):
+        raise ValueError(f"{value} may not be read by this user")
+    return value
+
+
+def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:  # such as a broken IPv6 address
+        usable = False
+    if not usable:
+        # The value is not repeated: without a scheme, credentials in it cannot be recognised.
+        raise ValueError("write a whole URL, such as http://frontend.example:2633/RPC2")
+    return value
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
+Place = Annotated[Path, AfterValidator(_path)]
+ReadableFile = Annotated[Path, AfterValidator(_readable)]
+Url = Annotated[str, AfterValidator(_url)]
+
+
+class Datastores(BaseModel):
+    """The table ``[datastores]``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    paths: dict[str, str] = Field(default_factory=dict)
+    """``[datastores.paths]``: a path prefix as the front-end says it = the same place here."""
+
+    @field_validator("paths")
+    @classmethod
+    def _absolute(cls, paths: dict[str, str]) -> dict[str, str]:
+        for prefix in (*paths, *paths.values()):
+            if not prefix.startswith("/"):
+                raise ValueError(f"{prefix!r} is not an absolute path")
+        return paths
+
+
+class Settings(BaseSettings):
+    """Everything that can be set for one mount. Built by `load`, then never changed."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+    config_file: ReadableFile | None = None
+    """The file that was read, if any."""
+
+    # What is mounted
+    source: str = ""
+    """URL of the front-end's XML-RPC endpoint; empty: ONE_XMLRPC or ~/.one tell."""
+    auth_file: ReadableFile | None = None
+    """File with ``user:password`` or ``user:token``; None: ONE_AUTH or ~/.one/one_auth."""
+    marketplaces: Annotated[tuple[Url, ...], NoDecode] = ()
+    """Public marketplaces to mount without a cloud; in the environment separated by spaces."""
+    datastores: Datastores = Datastores()
+
+    # Where things are kept on this machine
+    cache_dir: Place = Field(default_factory=default_cache_dir)
+    cache_size: Size = Field(default=10 * units.GIB, gt=0)
+    """Bytes that cached blocks may take."""
+    cache_min_free: Size = units.GIB
+    """Bytes that the cache leaves free on its disk, whatever `cache_size` says."""
+    run_dir: Place = Field(default_factory=default_run_dir)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_file: Place | None = None
+    """None: stderr in the foreground, a file in `run_dir` in the background."""
+
+    # How the network is treated
+    refresh_interval: Duration = 300.0
+    """Seconds between two looks at what exists."""
+    deadline: Duration = 60.0
+    """Seconds after which a read fails instead of waiting."""
+    listing_deadline: Duration = 20.0
+    """Seconds that the first listing of a place may take before its directory answers an error."""
+    connections: int = Field(default=4, ge=1, le=64)
+    """Connections to one place at a time."""
+    connect_timeout: Duration = 10.0
+    stall_timeout: Duration = 15.0
+    """Seconds without one byte after which a transfer counts as broken off."""
+    read_ahead: Size = 32 * units.MIB
+    """Bytes that may be fetched ahead of a sequential reader; 0: none."""
+    ca_file: ReadableFile | None = None
+    """PEM file of certificate authorities to trust instead of the system's."""
+    user_agent: str = Field(default=f"nebfs/{__version__}", pattern=r"^[\x20-\x7e]+$")
+
+    # How the tree looks to the kernel
+    allow_other: bool = False
+    """Other users of this machine (and QEMU, which runs as its own) may enter the mount."""
+    uid: int | None = Field(default=None, ge=0, lt=2**32 - 1)
+    """Owner of everything that is shown; None: the user who mounts."""
+    gid: int | None = Field(default=None, ge=0, lt=2**32 - 1)
+    umask: Annotated[int, BeforeValidator(_octal), Field(le=0o777)] = Field(
+        default=0o022, validate_default=False
+    )
+    """Permission bits that are taken away, written in octal."""
+
+    @property
+    def datastore_paths(self) -> dict[str, str]:
+        """Path prefix as the front-end says it -> the same place on this machine."""
+        return self.datastores.paths
+
+    @field_validator("source")
+    @classmethod
+    def _front_end(cls, value: str) -> str:
+        # fstab needs something in its first field; these two are what people write there.
+        return "" if value in {"", "none", "nebfs"} else _url(value)
+
+    @field_validator("marketplaces", mode="before")
+    @classmethod
+    def _separate(cls, value: object) -> object:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - called by keyword
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read flags, then the environment, then the file named by the flag ``config_file``."""
+        flags = init_settings()
+        file = flags.get("config_file") or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG_FILE")
+        table = _read(file) if file else {}
+        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=table)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, object]]:
+        """Show URLs without credentials."""
+        for name, value in super().__repr_args__():
+            if name == "source":
+                yield name, without_credentials(self.source)
+            elif name == "marketplaces":
+                yield name, tuple(without_credentials(url) for url in self.marketplaces)
+            else:
+                yield name, value
+
+
+def load(config_file: Path | None, overrides: Mapping[str, object]) -> Settings:
+    """Return the settings of the file, the environment and `overrides`, the later winning.
+
+    Raises UserError with one line per problem, naming the place where the setting was made.
+    """
+    flags = {**overrides, **({"config_file": config_file} if config_file else {})}
+    try:
+        _refuse_misspelt_environment()
+        return Settings(**flags)  # type: ignore[arg-type]  # they are validated, not trusted
+    except SettingsError as exc:
+        raise UserError(f"the environment is not understood: {exc}", exit_code=USAGE_EXIT) from exc
+    except ValidationError as exc:
+        problems = (
+            _explain(problem, flags)
+            for problem in exc.errors(include_url=False, include_input=False)
+        )
+        raise UserError("\n".join(problems), exit_code=USAGE_EXIT) from exc
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean X?`` for the known name nearest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _read(file: object) -> dict[str, object]:
+    path = Path(str(file))
+    try:
+        path = _path(path)
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise UserError(f"{path} cannot be read: {exc.strerror}", exit_code=USAGE_EXIT) from exc
+    except ValueError as exc:  # TOMLDecodeError names line and column; or it is not UTF-8
+        raise UserError(f"{path} is not valid TOML: {exc}", exit_code=USAGE_EXIT) from exc
+
+
+def _refuse_misspelt_environment() -> None:
+    """Refuse NEBFS_CACHE_SZIE. A name that resembles no setting belongs to somebody else."""
+    known = [f"{ENVIRONMENT_PREFIX}{name}".upper() for name in Settings.model_fields]
+    for name in os.environ:
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" not in name and name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+            if close:
+                raise UserError(
+                    f"environment variable {name} is no setting; did you mean {close[0]}?",
+                    exit_code=USAGE_EXIT,
+                )
+
+
+def _variables(name: str) -> list[str]:
+    """Name the environment variables that set `name` or a part of it."""
+    whole = f"{ENVIRONMENT_PREFIX}{name}".upper()
+    return [key for key in os.environ if key == whole or key.startswith(f"{whole}__")]
+
+
+def _explain(problem: ErrorDetails, flags: Mapping[str, object]) -> str:
+    """Write one problem that pydantic found as one line: where, which setting, what is wrong."""
+    first = str(problem["loc"][0]) if problem["loc"] else ""
+    name = ".".join(str(part) for part in problem["loc"])
+    if first in flags:
+        where = "command line"
+    elif variables := _variables(first):
+        where = f"environment variable {variables[0]}"
+    else:
+        where = str(_path(Path(str(flags.get("config_file", "settings")))))
+    if problem["type"] == "extra_forbidden":
+        known = Datastores.model_fields if len(problem["loc"]) > 1 else Settings.model_fields
+        return f"{where}: there is no setting {name}{nearest(str(problem['loc'][-1]), known)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {name}: {message[:1].lower()}{message[1:]}"

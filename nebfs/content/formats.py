@@ -1,0 +1,70 @@
+"""What the first bytes of a disk image say about its format.
+
+Marketplaces and datastores only claim a format (a public app says ``qcow`` for a qcow2 file, and a
+compressed file keeps the name of what is inside), so names are made from the bytes. Signatures are
+from the formats' own specifications: QEMU's docs/interop/qcow2.txt, RFC 1952 (gzip), RFC 8878
+(zstd), the XZ file format, VMware's Virtual Disk Format 5.0, Microsoft's VHD and VHDX, and ECMA-119
+(ISO).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HEAD = 1024
+"""How many first bytes ``sniff`` wants to see."""
+
+_SIGNATURES = (
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"# Disk DescriptorFile", "vmdk"),
+    (0, b"conectix", "vhd"),
+    (0, b"vhdxfile", "vhdx"),
+    (64, b"\x7f\x10\xda\xbe", "vdi"),
+    (0, b"hsqs", "squashfs"),
+)
+_COMPRESSED = (
+    (0, b"\x1f\x8b", "gz"),
+    (0, b"BZh", "bz2"),
+    (0, b"\xfd7zXZ\0", "xz"),
+    (0, b"\x28\xb5\x2f\xfd", "zst"),
+)
+_CLAIMS = {"qcow": "qcow2", "iso9660": "iso", "img": "raw", "": "raw"}
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format by QEMU's name for it, and the compression around it (or an empty string)."""
+
+    name: str
+    compression: str = ""
+
+    @property
+    def extension(self) -> str:
+        """What a file of this format is called: ``qcow2``, ``raw.gz``, ``iso``."""
+        return f"{self.name}.{self.compression}" if self.compression else self.name
+
+
+def sniff(head: bytes, claim: str = "", media: str = "") -> Format:
+    """Return the format that `head`, the first HEAD bytes or fewer, shows.
+
+    Inside a compression only the claim can be given. Without a signature it is a raw disk, and a
+    raw disk of media ``cdrom`` is an ISO image (its own signature is 32 KiB further on).
+    """
+    plain = next((name for at, sign, name in _SIGNATURES if head.startswith(sign, at)), "")
+    if plain:
+        return Format(plain)
+    wrapped = next((name for at, sign, name in _COMPRESSED if head.startswith(sign, at)), "")
+    inside = claimed(claim, media).name
+    if wrapped:
+        # A claim that names the compression itself says nothing about what is inside.
+        return Format("raw" if inside == wrapped else inside, wrapped)
+    return Format(inside if inside in {"raw", "iso"} else "raw")
+
+
+def claimed(name: str, media: str = "") -> Format:
+    """Return the format that was claimed, for bytes that were not looked at."""
+    inside = _CLAIMS.get(name.lower(), name.lower())
+    if not inside.isalnum():  # a claim is somebody's text, and becomes part of a file name
+        inside = "raw"
+    return Format("iso" if inside == "raw" and media == "cdrom" else inside)

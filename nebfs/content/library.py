@@ -1,0 +1,183 @@
+"""Open images: the plan of each stack, building it, and sharing it between open files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+from cachetools import LRUCache
+
+from nebfs.blocks import MemoryStore, Store
+from nebfs.content.layers.cached import Cached
+from nebfs.content.layers.fetched import Fetched
+from nebfs.content.layers.inplace import InPlace
+from nebfs.content.layers.limited import Gate, Limited
+from nebfs.content.layers.pinned import Pinned
+from nebfs.content.layers.readahead import ReadAhead
+from nebfs.content.layers.retried import Retried
+from nebfs.content.layers.verified import Verified, strongest
+from nebfs.content.prober import place_of
+from nebfs.content.stack import Reader, ReaderFacts
+from nebfs.errors import CacheFault
+from nebfs.fetcher.messages import Fetcher
+from nebfs.model import Content, Revision
+from nebfs.units import MIB
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class LibrarySettings:
+    """`patience`: seconds of trying before a read fails. `turns`: requests at a time per place.
+    `read_ahead`: the longest window, in bytes; 0 orders nothing ahead.
+    """
+
+    patience: float = 60.0
+    turns: int = 4
+    read_ahead: int = 32 * MIB
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the open files of one object share."""
+
+    cached: Cached
+    top: Cached | Verified
+    tasks: _Tasks
+    users: int = 0
+
+
+class _Tasks:
+    """The background tasks of one object: its orders and its hashing end when it is closed."""
+
+    def __init__(self) -> None:
+        self._ended = trio.Event()
+
+    async def run(self, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        """Offer a nursery until ``end``."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started(self._nursery)
+                await trio.sleep_forever()
+        finally:
+            self._ended.set()
+
+    async def end(self) -> None:
+        """Cancel what runs, and wait until it has let go."""
+        self._nursery.cancel_scope.cancel()
+        await self._ended.wait()
+
+
+def object_key(content: Content, revision: Revision) -> str:
+    """Return the name of an object in the cache: another version is another object."""
+    facts = (content.identity, str(revision.size), revision.etag, revision.modified)
+    return hashlib.sha256("\0".join(facts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Library:
+    """Opens contents. What runs in the background runs in `nursery`.
+
+    `on_changed` is told of a content whose place has another version now, `on_damaged` of one that
+    is not what was published.
+    """
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        store: Store,
+        memory: MemoryStore,
+        nursery: trio.Nursery,
+        settings: LibrarySettings,
+        *,
+        on_changed: Callable[[Content], None],
+        on_damaged: Callable[[Content], None],
+    ) -> None:
+        self._fetcher = fetcher
+        self._store = store
+        self._memory = memory
+        self._nursery = nursery
+        self._settings = settings
+        self._on_changed = on_changed
+        self._on_damaged = on_damaged
+        self._shared: dict[str, _Shared] = {}
+        self._opening = trio.Lock()
+        self._gates: LRUCache[str, Gate] = LRUCache(256)
+
+    async def open(self, content: Content, revision: Revision) -> Reader:
+        """Return a reader of this very version. Raises NebfsError."""
+        if content.locator.transport == "file":
+            return await InPlace.open(content.locator, revision)
+        key = object_key(content, revision)
+        async with self._opening:
+            shared = self._shared.get(key)
+            if shared is None:
+                shared = await self._build(key, content, revision)
+                self._shared[key] = shared
+            shared.users += 1
+        return _Opened(self, key, shared, self._settings.read_ahead)
+
+    async def _build(self, key: str, content: Content, revision: Revision) -> _Shared:
+        """Build the stack of one object, from the bottom up."""
+        gate = self._gates.setdefault(place_of(content.locator), Gate(self._settings.turns))
+        source = Retried(
+            Limited(
+                Pinned(
+                    Fetched(self._fetcher, content.locator, revision),
+                    lambda: self._on_changed(content),
+                ),
+                gate,
+            ),
+            self._settings.patience,
+        )
+        store: Store = self._store
+        try:
+            file = await store.open(key, revision.size, content.locator.shown)
+        except CacheFault as exc:
+            log.warning("cache.bypassed", reason=str(exc))
+            store = self._memory
+            file = await store.open(key, revision.size)
+        tasks = _Tasks()
+        nursery = await self._nursery.start(tasks.run)
+        cached = Cached(file, store, self._memory, source, nursery)
+        checksum = strongest(content.checksums)
+        if checksum is None:
+            return _Shared(cached, cached, tasks)
+        verified = Verified(cached, checksum, nursery, lambda: self._on_damaged(content))
+        await verified.recall()
+        return _Shared(cached, verified, tasks)
+
+    def facts(self, content: Content, revision: Revision) -> ReaderFacts | None:
+        """Say what an open object knows about itself; None when it is not open."""
+        shared = self._shared.get(object_key(content, revision))
+        return None if shared is None else shared.top.facts()
+
+    @property
+    def open_objects(self) -> int:
+        """How many objects are open."""
+        return len(self._shared)
+
+    async def close(self, key: str, shared: _Shared) -> None:
+        """Give one use of an object back; the last one closes it."""
+        async with self._opening:
+            shared.users -= 1
+            if shared.users == 0:
+                del self._shared[key]
+                with trio.CancelScope(shield=True):
+                    await shared.tasks.end()
+                    await shared.top.aclose()
+
+
+class _Opened(ReadAhead):
+    """The handle of one open file: its read-ahead, and its share of the object."""
+
+    def __init__(self, library: Library, key: str, shared: _Shared, read_ahead: int) -> None:
+        super().__init__(shared.top, shared.cached, read_ahead)
+        self._library = library
+        self._key = key
+        self._shared = shared
+
+    async def aclose(self) -> None:
+        await self._library.close(self._key, self._shared)

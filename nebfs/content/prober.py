@@ -1,0 +1,177 @@
+"""Asking a place what it has: the exact length, what tells versions apart, the first bytes.
+
+What was learned is remembered by content identity, in memory and on disk, so that a second listing
+asks nothing. What could not be learned is remembered for some seconds, and a place that does not
+answer is not asked for each of its apps in turn.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import structlog
+import trio
+from cachetools import LRUCache, TTLCache
+
+from nebfs.content.formats import HEAD, Format, sniff
+from nebfs.content.layers.limited import Gate
+from nebfs.errors import NebfsError, TimedOut, Unreachable
+from nebfs.fetcher.messages import Fetcher, FetchRequest
+from nebfs.model import Content, Locator, Revision
+
+log = structlog.get_logger()
+
+DOCUMENT = "probes.json"
+REMEMBERED = 20_000
+REFUSED_FOR = 10.0
+"""Seconds for which a failure is answered from memory: an `ls` twice in a row asks once."""
+SAVE_EVERY = 5.0
+
+
+class DocumentStore(Protocol):
+    """Where what was learned is kept."""
+
+    async def load(self, name: str) -> bytes | None:
+        """Return the document, or None."""
+        ...
+
+    async def save(self, name: str, data: bytes) -> None:
+        """Replace the document."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a place has under one locator, and when it was asked (seconds since the epoch)."""
+
+    revision: Revision
+    format: Format
+    at: float
+
+
+def place_of(locator: Locator) -> str:
+    """Return what requests to one place share: a server by its URL, or the transport."""
+    parts = urlsplit(locator.address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "local"
+
+
+class Prober:
+    """Asks, and remembers. `timeout` is in seconds, over one question with its turn."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        documents: DocumentStore,
+        *,
+        timeout: float = 20.0,
+        parallel: int = 16,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`parallel` questions at a time for each place: they are small, and a listing waits."""
+        self._fetcher = fetcher
+        self._documents = documents
+        self._timeout = timeout
+        self._parallel = parallel
+        self._now = now
+        self._known: LRUCache[str, Probed] = LRUCache(REMEMBERED)
+        self._refused: TTLCache[str, NebfsError] = TTLCache(4096, REFUSED_FOR, trio.current_time)
+        self._asking: dict[str, trio.Event] = {}
+        self._gates: LRUCache[str, Gate] = LRUCache(256)
+        self._dirty = False
+
+    async def load(self) -> None:
+        """Take up what an earlier life has learned."""
+        raw = await self._documents.load(DOCUMENT)
+        if raw is None:
+            return
+        try:
+            for identity, (revision, kind, at) in json.loads(raw).items():
+                self._known[identity] = Probed(Revision(**revision), Format(**kind), at)
+        except (ValueError, TypeError, AttributeError) as exc:
+            log.warning("probes.unreadable", error=str(exc))
+
+    async def save(self) -> None:
+        """Write down what was learned, if anything was."""
+        if not self._dirty:
+            return
+        self._dirty = False
+        known = list(self._known.items())
+
+        def encode() -> bytes:
+            return json.dumps(
+                {i: (asdict(p.revision), asdict(p.format), p.at) for i, p in known}
+            ).encode()
+
+        await self._documents.save(DOCUMENT, await trio.to_thread.run_sync(encode))
+
+    async def run(self) -> None:
+        """Save from time to time, for ever."""
+        while True:
+            await trio.sleep(SAVE_EVERY)
+            await self.save()
+
+    def known(self, content: Content) -> Probed | None:
+        """Return what is remembered, however old."""
+        return self._known.get(content.identity)
+
+    def forget(self, content: Content) -> None:
+        """Ask again next time: what is there has changed."""
+        self._known.pop(content.identity, None)
+        self._refused.pop(content.identity, None)
+        self._dirty = True
+
+    async def ask(self, content: Content, max_age: float = math.inf) -> Probed:
+        """Return what the place has, asking when what is known is older than `max_age` seconds.
+
+        Raises what the fetcher raises, or TimedOut.
+        """
+        identity = content.identity
+        while True:
+            known = self._known.get(identity)
+            if known is not None and self._now() - known.at <= max_age:
+                return known
+            for key in (identity, place_of(content.locator)):
+                refused = self._refused.get(key)
+                if refused is not None:
+                    raise type(refused)(f"{refused.message} (asked a moment ago)") from refused
+            if identity not in self._asking:
+                break
+            await self._asking[identity].wait()
+        asked = self._asking[identity] = trio.Event()
+        try:
+            probed = await self._probe(content)
+        except NebfsError as exc:
+            self._refused[identity] = exc
+            if isinstance(exc, (Unreachable, TimedOut)) and exc.retry_after is None:
+                self._refused[place_of(content.locator)] = exc
+            raise
+        finally:
+            del self._asking[identity]
+            asked.set()
+        self._known[identity] = probed
+        self._dirty = True
+        return probed
+
+    async def _probe(self, content: Content) -> Probed:
+        place = place_of(content.locator)
+        gate = self._gates.setdefault(place, Gate(self._parallel))
+        fd = os.memfd_create("nebfs-probe", os.MFD_CLOEXEC)
+        try:
+            with trio.fail_after(self._timeout):
+                async with gate.turn(urgent=True):
+                    request = FetchRequest(content.locator, ((0, HEAD),), None, HEAD)
+                    revision = await self._fetcher.fetch(request, fd, lambda _: None)
+            # Zeros are not written by the fetcher: a shorter file ends in them.
+            head = os.pread(fd, HEAD, 0).ljust(min(HEAD, revision.size), b"\0")
+        except trio.TooSlowError as exc:
+            raise TimedOut("no answer in time", place=place, after=self._timeout) from exc
+        finally:
+            os.close(fd)
+        return Probed(revision, sniff(head, content.format, content.media), self._now())

@@ -1,0 +1,117 @@
+"""The two interfaces on either side of the cache, and the order that goes between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from nebfs.blocks.blockfile import SLOT_SHIFT, BlockFile, runs
+from nebfs.model import Filled, Revision
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderFacts:
+    """What a stack can say about itself. `verified`: ``no``, ``yes``, ``mismatch``, or empty."""
+
+    size: int
+    cached: int
+    verified: str
+    last_error: str
+    corrupt_blocks: int = 0
+    where: str = "disk"
+
+
+class Reader(Protocol):
+    """Answers with bytes. `offset` and `length` lie within the size; `length` is > 0."""
+
+    @property
+    def size(self) -> int:
+        """The exact length of the bytes."""
+        ...
+
+    @property
+    def revision(self) -> Revision:
+        """The version that this reader is bound to for its whole life."""
+        ...
+
+    def warm(self, offset: int, length: int) -> memoryview | None:
+        """Answer at once, from RAM, or say None. The view is good until the next await."""
+        ...
+
+    async def pread(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes at `offset`, or raise: never zeros for missing data."""
+        ...
+
+    def facts(self) -> ReaderFacts:
+        """Say how much is here, and how good it is."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go. The reader cannot be used afterwards."""
+        ...
+
+
+class Order:
+    """A wish for the slots `first` to `stop` of a cache file, on its way through the sources.
+
+    What it brings is decided as late as possible: ``claim`` is called when the request is about to
+    leave, and returns what is still missing and nobody else is bringing. So a read-ahead that waits
+    for its turn never blocks a demand for the same slots, and a retry asks only for the rest.
+    """
+
+    __slots__ = ("_claimed", "error", "file", "finished", "first", "stop", "urgent")
+
+    def __init__(self, file: BlockFile, first: int, stop: int, *, urgent: bool) -> None:
+        self.file = file
+        self.first = first
+        self.stop = stop
+        self.urgent = urgent
+        """Somebody waits for it: it overtakes read-ahead."""
+        self.error: BaseException | None = None
+        self.finished = False
+        self._claimed: set[int] = set()
+
+    def claim(self) -> list[tuple[int, int]]:
+        """Return the byte ranges to bring now; empty when nothing is left to do."""
+        file = self.file
+        for slot in range(self.first, self.stop):
+            if file.claimable(slot):
+                file.claimed[slot] = 1
+                self._claimed.add(slot)
+        return [
+            (start << SLOT_SHIFT, min(stop << SLOT_SHIFT, file.size))
+            for start, stop in runs(sorted(self._claimed))
+        ]
+
+    def arrived(self, filled: Sequence[Filled]) -> None:
+        """Take note of slots that are in the file now."""
+        for entry in filled:
+            if entry.slot not in self._claimed:
+                raise ValueError(f"slot {entry.slot} was not asked for")
+        self.file.put(filled)
+        for entry in filled:
+            self._claimed.discard(entry.slot)
+            self.file.claimed[entry.slot] = 0
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End the order: what it claimed and did not bring may be claimed by others again."""
+        for slot in self._claimed:
+            self.file.claimed[slot] = 0
+        self._claimed.clear()
+        self.error = error
+        self.finished = True
+        self.file.tell()
+
+
+class Source(Protocol):
+    """Brings bytes of one revision to a cache file."""
+
+    @property
+    def revision(self) -> Revision:
+        """The version that this source brings, or else it raises Changed."""
+        ...
+
+    async def fill(self, order: Order) -> None:
+        """Bring what `order` claims; return when nothing of it is left. Raises NebfsError."""
+        ...

@@ -1,0 +1,173 @@
+"""Mounting, tuning what only root can tune, telling the kernel what to forget, unmounting."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyfuse3
+import structlog
+import trio
+
+from nebfs.errors import UserError
+from nebfs.fuse.operations import Operations
+from nebfs.tree import Invalid, Tree
+
+log = structlog.get_logger()
+
+READ_AHEAD_KB = 1024
+"""The kernel's read-ahead, and with it the size of its requests: 2 to 4 times the throughput of the
+default 128 (measured); more brings nothing, one request is at most 1 MiB."""
+
+MAX_BACKGROUND = 64
+"""Read-ahead requests under way at once; the default is 12, which starves a link with latency."""
+
+MOUNT_FAILED = 32
+"""The exit code of mount(8) for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """`source` is shown in the first column of /proc/mounts."""
+
+    source: str
+    allow_other: bool = False
+
+
+@dataclass(slots=True)
+class Mounted:
+    """What the rest of the daemon may ask of a mount. `device` is MAJOR:MINOR, once known."""
+
+    mountpoint: Path
+    device: str = ""
+    read_ahead_kb: int = 0
+    told: int = 0
+    _queue: list[Invalid] = field(default_factory=list)
+    _wake: trio.Event = field(default_factory=trio.Event)
+
+    def forget(self, invalid: list[Invalid]) -> None:
+        """Have the kernel forget names and attributes, soon."""
+        self._queue.extend(invalid)
+        self._wake.set()
+
+
+async def serve(
+    operations: Operations,
+    tree: Tree,
+    mountpoint: Path,
+    options: MountOptions,
+    *,
+    ready: Callable[[Mounted], None],
+) -> None:
+    """Mount, answer the kernel until the filesystem is unmounted or this is cancelled, unmount.
+
+    `ready` is called once the mount answers. Raises UserError when it cannot be mounted.
+    """
+    mounted = Mounted(mountpoint)
+    try:
+        pyfuse3.init(operations, os.fspath(mountpoint), _fuse_options(options))
+    except RuntimeError as exc:
+        raise UserError(
+            f"cannot mount on {mountpoint}: {exc}; fusermount3's own message, if any, is above. "
+            "Is the package fuse3 installed, and may you use /dev/fuse?",
+            exit_code=MOUNT_FAILED,
+        ) from exc
+    tree.on_invalid(mounted.forget)
+    clean = False
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_tell_kernel, mounted)
+            nursery.start_soon(_start, mounted, ready)
+            await pyfuse3.main()
+            clean = True
+            nursery.cancel_scope.cancel()
+    finally:
+        tree.on_invalid(lambda _: None)
+        # After main() has ended by itself somebody else has unmounted, and this only cleans up.
+        pyfuse3.close(unmount=True)
+        log.info("mount.ended", mountpoint=str(mountpoint), by_unmount=clean)
+
+
+def _fuse_options(options: MountOptions) -> set[str]:
+    # Not `max_read`: libfuse would abort, as pyfuse3 cannot set it on the connection too.
+    chosen = set(pyfuse3.default_options)
+    chosen |= {
+        f"fsname={options.source.replace(',', chr(92) + ',')}",
+        "subtype=nebfs",
+        "ro",
+        "default_permissions",
+    }
+    if options.allow_other:
+        chosen.add("allow_other")
+    return chosen
+
+
+async def _start(mounted: Mounted, ready: Callable[[Mounted], None]) -> None:
+    """Tune the mount, see that it answers, and say so."""
+    # In a thread: asking our own mount from the loop that must answer would wait for ever.
+    await trio.to_thread.run_sync(os.stat, mounted.mountpoint, abandon_on_cancel=True)
+    mounted.device = _device_of(mounted.mountpoint)
+    if mounted.device and os.geteuid() == 0:
+        _tune(mounted)
+    ready(mounted)
+
+
+def _device_of(mountpoint: Path) -> str:
+    """Return MAJOR:MINOR from /proc/self/mountinfo (proc(5)): field 3, by mount point, field 5."""
+    found = ""
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.split(" ")
+        where = fields[4].encode("latin-1", "surrogateescape").decode("unicode_escape")
+        if where.encode("latin-1", "replace").decode("utf-8", "replace") == str(mountpoint):
+            found = fields[2]
+    return found
+
+
+def _tune(mounted: Mounted) -> None:
+    minor = mounted.device.partition(":")[2]
+    for path, value in (
+        (f"/sys/class/bdi/{mounted.device}/read_ahead_kb", READ_AHEAD_KB),
+        (f"/sys/fs/fuse/connections/{minor}/max_background", MAX_BACKGROUND),
+    ):
+        try:
+            Path(path).write_text(str(value))
+        except OSError as exc:
+            # fusectl may not be mounted, as in a container: reads are right all the same.
+            log.info("mount.untuned", path=path, error=str(exc))
+        else:
+            if path.endswith("read_ahead_kb"):
+                mounted.read_ahead_kb = value
+
+
+async def _tell_kernel(mounted: Mounted) -> None:
+    """Hand on invalidations, for ever.
+
+    In threads: the kernel takes locks for them that a request may hold which waits for our loop.
+    """
+    while True:
+        await mounted._wake.wait()  # noqa: SLF001 - our own
+        mounted._wake = trio.Event()  # noqa: SLF001
+        queue, mounted._queue = mounted._queue, []  # noqa: SLF001
+        for item in queue:
+            mounted.told += 1
+            try:
+                if item.name:
+                    await trio.to_thread.run_sync(
+                        _forget_entry, item.parent, os.fsencode(item.name), abandon_on_cancel=True
+                    )
+                else:
+                    await trio.to_thread.run_sync(
+                        _forget_inode, item.ino, not item.pages, abandon_on_cancel=True
+                    )
+            except OSError as exc:  # the kernel did not know it, or holds it busy: it expires
+                log.debug("kernel.not_told", entry=item.name, ino=item.ino, error=str(exc))
+
+
+def _forget_entry(parent: int, name: bytes) -> None:
+    pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
+
+
+def _forget_inode(ino: int, attr_only: bool) -> None:
+    pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attr_only=attr_only)

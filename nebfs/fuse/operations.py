@@ -1,0 +1,360 @@
+"""pyfuse3's handlers: the kernel's requests in terms of the tree and of open images."""
+
+# ruff: noqa: ARG002 - the signatures are pyfuse3's; who asks does not matter here
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import pyfuse3
+import structlog
+import trio
+
+from nebfs.content import Library, Prober, Reader
+from nebfs.content.library import object_key
+from nebfs.errors import Changed, NebfsError, Unreachable
+from nebfs.fuse.guard import guarded
+from nebfs.model import Content
+from nebfs.tree import ContentFile, Directory, Document, Link, Node, Tree
+from nebfs.tree.nodes import StatusDocument
+
+log = structlog.get_logger()
+
+BLOCK = 4096
+"""st_blksize, and the unit of statfs: larger ones change nothing for cp (measured)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperationsSettings:
+    """`deadline`: seconds until a read fails. `revalidate`: seconds for which what a place said
+    about an image is believed when the image is opened. `owner`: uid and gid of everything.
+    """
+
+    deadline: float = 60.0
+    revalidate: float = 60.0
+    owner: tuple[int, int] = (0, 0)
+    umask: int = 0
+
+
+@dataclass(slots=True)
+class _Text:
+    """An open document."""
+
+    data: bytes
+
+
+@dataclass(slots=True)
+class _Disk:
+    """An open image."""
+
+    reader: Reader
+    node: ContentFile
+
+
+@dataclass(slots=True)
+class Counters:
+    """What passed the window since the mount was made."""
+
+    reads: int = 0
+    warm_reads: int = 0
+    bytes_read: int = 0
+    errors: int = 0
+    opens: int = 0
+
+
+class Operations(pyfuse3.Operations):
+    """Read-only: whatever would change something is refused with EROFS, as on any `ro` mount."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(
+        self, tree: Tree, library: Library, prober: Prober, settings: OperationsSettings
+    ) -> None:
+        super().__init__()
+        self._tree = tree
+        self._library = library
+        self._prober = prober
+        self._settings = settings
+        self._next_fh = 1
+        self._files: dict[int, _Disk | _Text] = {}
+        self._lists: dict[int, list[tuple[str, Node]]] = {}
+        self.counters = Counters()
+
+    # --- names ------------------------------------------------------------------------------
+
+    def _directory(self, ino: int) -> Directory:
+        node = self._tree.inodes.node(ino)
+        if not isinstance(node, Directory):
+            raise pyfuse3.FUSEError(errno.ENOTDIR)
+        return node
+
+    def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = node.ino
+        entry.st_mode = pyfuse3.ModeT(node.mode & ~self._settings.umask)
+        entry.st_nlink = 2 if isinstance(node, Directory) else 1
+        entry.st_uid, entry.st_gid = self._settings.owner
+        entry.st_size = node.size
+        entry.st_blksize = BLOCK
+        entry.st_blocks = -(-node.allocated // 512)
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = int(node.mtime * 1e9)
+        entry.entry_timeout = entry.attr_timeout = node.timeout
+        return entry
+
+    @guarded
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Find a name in a directory."""
+        directory = self._directory(parent_inode)
+        text = os.fsdecode(name)
+        if text == ".":
+            node: Node = directory
+        elif text == "..":
+            node = directory.parent or directory
+        else:
+            node = await self._tree.lookup(directory, text)
+        self._tree.inodes.seen(node.ino)
+        return self._attributes(node)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Take lookups back. It has no answer, so it may not fail."""
+        for ino, count in inode_list:
+            self._tree.inodes.forget(ino, count)
+
+    @guarded
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Return an inode's attributes."""
+        return self._attributes(self._tree.inodes.node(inode))
+
+    @guarded
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        """Return a link's target."""
+        node = self._tree.inodes.node(inode)
+        if not isinstance(node, Link):
+            raise pyfuse3.FUSEError(errno.EINVAL)
+        return os.fsencode(node.target)
+
+    @guarded
+    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+        """Say whether access(2) is granted, where `default_permissions` leaves it to us."""
+        node = self._tree.inodes.node(inode)
+        if mode & os.W_OK:
+            raise pyfuse3.FUSEError(errno.EROFS)
+        return not (mode & os.R_OK and not node.mode & 0o444)
+
+    # --- directories ------------------------------------------------------------------------
+
+    @guarded
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        """Open a directory: what it holds now is what this handle will list."""
+        directory = self._directory(inode)
+        children = await self._tree.children(directory)
+        fh = self._next_fh
+        self._next_fh += 1
+        self._lists[fh] = list(children.items())
+        return fh
+
+    @guarded
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """List a directory from entry `start_id` on, attributes included."""
+        entries = self._lists[fh]
+        for number in range(start_id, len(entries)):
+            name, node = entries[number]
+            if not pyfuse3.readdir_reply(
+                token, os.fsencode(name), self._attributes(node), number + 1
+            ):
+                break
+            self._tree.inodes.seen(node.ino)
+
+    async def releasedir(self, fh: int) -> None:
+        """Close a directory."""
+        self._lists.pop(fh, None)
+
+    # --- files ------------------------------------------------------------------------------
+
+    @guarded
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """Open a file for reading. Another version than the one looked up is ESTALE: the kernel
+        then looks the name up again by itself and opens what is there now.
+        """
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise pyfuse3.FUSEError(errno.EROFS)
+        node = self._tree.inodes.node(inode)
+        fh = self._next_fh
+        self._next_fh += 1
+        if isinstance(node, Document):
+            data = node.make() if isinstance(node, StatusDocument) else node.data
+            self._files[fh] = _Text(data)
+            live = isinstance(node, StatusDocument)
+            return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), direct_io=live, keep_cache=not live)
+        if not isinstance(node, ContentFile):
+            raise pyfuse3.FUSEError(errno.EISDIR)
+        with trio.fail_after(self._settings.deadline):
+            reader = await self._open(node)
+        self._files[fh] = _Disk(reader, node)
+        self.counters.opens += 1
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), keep_cache=True)
+
+    async def _open(self, node: ContentFile) -> Reader:
+        content, revision = node.content, node.revision
+        if node.trouble is not None or content is None or revision is None:
+            reason = node.trouble.reason if node.trouble is not None else "it has no bytes"
+            failure = NebfsError(reason, name=node.name)
+            failure.errno = node.trouble.errno if node.trouble is not None else errno.EIO
+            raise failure
+        try:
+            if content.revision is None:
+                await self._still_there(node, content)
+            return await self._library.open(content, revision)
+        except Changed:
+            self._tree.outdated(node)
+            raise
+
+    async def _still_there(self, node: ContentFile, content: Content) -> None:
+        """Ask the place whether it still has this version, if it was not asked lately.
+
+        A place that does not answer does not make what is cached unreadable.
+        """
+        try:
+            probed = await self._prober.ask(content, max_age=self._settings.revalidate)
+        except Unreachable as exc:
+            log.info("open.unconfirmed", name=node.name, error=str(exc))
+            return
+        assert node.revision is not None  # noqa: S101 - _open() has looked
+        difference = node.revision.differs_from(probed.revision)
+        if difference:
+            raise Changed("its place has another version now", what=difference)
+
+    @guarded
+    async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:
+        """Read: exactly what was asked for, up to the end of the file."""
+        file = self._files[fh]
+        if isinstance(file, _Text):
+            return file.data[off : off + size]
+        reader = file.reader
+        if off >= reader.size:
+            return b""
+        if off + size > reader.size:
+            size = reader.size - off
+        self.counters.reads += 1
+        self.counters.bytes_read += size
+        view = reader.warm(off, size)
+        if view is not None:
+            self.counters.warm_reads += 1
+            return view
+        try:
+            with trio.fail_after(self._settings.deadline):
+                return await reader.pread(off, size)
+        except Changed:
+            self._tree.outdated(file.node)
+            self.counters.errors += 1
+            raise
+        except BaseException:
+            self.counters.errors += 1
+            raise
+
+    async def flush(self, fh: int) -> None:
+        """There is nothing to write back."""
+
+    @guarded
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """There is nothing to write back."""
+
+    async def release(self, fh: int) -> None:
+        """Close a file. It has no answer that anybody sees, so it may not fail."""
+        file = self._files.pop(fh, None)
+        if isinstance(file, _Disk):
+            try:
+                await file.reader.aclose()
+            except Exception:
+                log.exception("fuse.bug", operation="release")
+
+    # --- attributes -------------------------------------------------------------------------
+
+    def _extended(self, node: Node) -> dict[str, str]:
+        found = dict(node.attributes())
+        if isinstance(node, ContentFile):
+            found |= self._of_content(node)
+        listing = getattr(node, "listing", None)
+        if listing is not None:
+            found["user.nebfs.as-of"] = _time(listing.as_of)
+            if listing.trouble:
+                found["user.nebfs.trouble"] = listing.trouble
+        return found
+
+    def _of_content(self, node: ContentFile) -> dict[str, str]:
+        found: dict[str, str] = {}
+        content, revision = node.content, node.revision
+        if node.trouble is not None:
+            found["user.nebfs.trouble"] = node.trouble.reason
+        if content is None:
+            return found
+        found["user.nebfs.source"] = content.locator.shown
+        if revision is None:
+            return found
+        found["user.nebfs.revision"] = object_key(content, revision)[:16]
+        facts = self._library.facts(content, revision)
+        if facts is not None:
+            found["user.nebfs.cached"] = str(facts.cached)
+            if facts.verified:
+                found["user.nebfs.verified"] = facts.verified
+            if facts.last_error:
+                found["user.nebfs.last-error"] = facts.last_error
+        return found
+
+    @guarded
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        """List the names of an inode's extended attributes."""
+        return [name.encode() for name in self._extended(self._tree.inodes.node(inode))]
+
+    @guarded
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        """Return one extended attribute. Outside ``user.`` there are none, and never will be."""
+        if not name.startswith(b"user."):
+            raise pyfuse3.FUSEError(errno.ENOTSUP)
+        text = name.decode("utf-8", "replace")
+        value = self._extended(self._tree.inodes.node(inode)).get(text)
+        if value is None:
+            raise pyfuse3.FUSEError(errno.ENODATA)
+        return value.encode("utf-8", "replace")
+
+    @guarded
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """Answer df(1): what the datastores have together. Nothing can be written here."""
+        facts = pyfuse3.StatvfsData()
+        total, free = self._tree.capacity()
+        facts.f_bsize = facts.f_frsize = BLOCK
+        facts.f_blocks = total // BLOCK
+        facts.f_bfree = free // BLOCK
+        facts.f_bavail = 0
+        facts.f_files = len(self._tree.inodes)
+        facts.f_ffree = facts.f_favail = 0
+        facts.f_namemax = 255
+        return facts
+
+    # --- what would change something --------------------------------------------------------
+
+    async def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise pyfuse3.FUSEError(errno.EROFS)
+
+    setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = _refuse  # type: ignore[assignment]
+    create = write = setxattr = removexattr = _refuse  # type: ignore[assignment]
+
+    @property
+    def open_files(self) -> int:
+        """How many files and directories are open."""
+        return len(self._files) + len(self._lists)
+
+
+def _time(seconds: float) -> str:
+    if not seconds:
+        return "never"
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

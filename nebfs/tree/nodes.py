@@ -1,0 +1,167 @@
+"""What there is in the mount: directories, image files, documents, links."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+import trio
+
+from nebfs.catalog.snapshot import DatastoreListing, MarketplaceListing
+from nebfs.model import Content, Offer, Revision, Trouble
+
+FOREVER = 300.0
+"""Seconds for which the kernel may answer by itself: it is told of every change."""
+
+SOON = 5.0
+"""Seconds for an entry that stands for something that could not be asked just now."""
+
+Attributes = Callable[[], dict[str, str]]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Node:
+    """Something with a name. `key` says what it is: the same key is the same inode."""
+
+    name: str
+    key: Hashable
+    parent: Directory | None = None
+    ino: int = 0
+    mtime: float = 0.0
+    timeout: float = FOREVER
+    attributes: Attributes = dict
+    """Its ``user.one.*`` attributes, made when asked for."""
+
+    kind = 0
+    permissions = 0o444
+
+    @property
+    def size(self) -> int:
+        """st_size."""
+        return 0
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that st_blocks shows. Never 0 for a file with bytes: `tar -S` would drop them."""
+        return max(self.size, 4096) if self.size else 0
+
+    @property
+    def mode(self) -> int:
+        """st_mode."""
+        return self.kind | self.permissions
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Directory(Node):
+    """A directory. `children` is None until somebody looks into it."""
+
+    children: dict[str, Node] | None = None
+    hidden: dict[str, Node] = field(default_factory=dict)
+    """Entries that can be looked up and are not listed."""
+
+    kind = stat.S_IFDIR
+    permissions = 0o555
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ContentFile(Node):
+    """An image's bytes. Either `revision`, or `trouble` says why there are none."""
+
+    content: Content | None
+    revision: Revision | None = None
+    trouble: Trouble | None = None
+
+    kind = stat.S_IFREG
+
+    @property
+    def size(self) -> int:
+        """The exact length, or 0 when it is not known: what cannot be read must not be copied."""
+        return self.revision.size if self.revision is not None else 0
+
+    @property
+    def allocated(self) -> int:
+        """What it takes where it is, if that is known."""
+        known = self.content.allocated if self.content is not None else None
+        if known is None or not self.size:
+            return max(self.size, 4096) if self.size else 0
+        return min(max(known, 4096), max(self.size, 4096))
+
+    @property
+    def mode(self) -> int:
+        """Without permissions when it cannot be read now."""
+        return self.kind | (0 if self.trouble is not None else self.permissions)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Document(Node):
+    """A small text that nebfs makes."""
+
+    data: bytes
+
+    kind = stat.S_IFREG
+
+    @property
+    def size(self) -> int:
+        """The length of the text."""
+        return len(self.data)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Link(Node):
+    """A symbolic link, relative."""
+
+    target: str
+
+    kind = stat.S_IFLNK
+    permissions = 0o777
+
+    @property
+    def size(self) -> int:
+        """The length of the target, as lstat(2) has it."""
+        return len(self.target.encode())
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class MarketplaceDirectory(Directory):
+    """A marketplace: a directory of app directories."""
+
+    listing: MarketplaceListing
+    asked_at: float = 0.0
+    """When an app's directory in it was last opened, on trio's clock."""
+    window: int = 0
+    """How many more apps to ask about ahead of somebody who walks through all of them."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class AppDirectory(Directory):
+    """An app: its image files, its definition, links to the apps that it names."""
+
+    offer: Offer
+    filled_at: float = 0.0
+    """When its files were asked about, on trio's clock."""
+    doubtful: bool = False
+    """Some of its files could not be asked about: try again soon."""
+    filling: trio.Event | None = None
+    """Set when whoever asks about its files just now has the answers."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class DatastoreDirectory(Directory):
+    """A datastore: a directory of image files."""
+
+    listing: DatastoreListing
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ByIdDirectory(Directory):
+    """Links by object id, for `what` = apps or images. Made anew each time."""
+
+    what: str
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class StatusDocument(Document):
+    """A text that is made anew each time it is looked up, and never cached by the kernel."""
+
+    make: Callable[[], bytes]

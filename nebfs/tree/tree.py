@@ -1,0 +1,381 @@
+"""The tree: names and nodes for what the catalogue's current snapshot holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+import trio
+
+from nebfs.catalog.compare import changed_places
+from nebfs.catalog.snapshot import CloudSnapshot
+from nebfs.content.prober import Prober
+from nebfs.errors import Missing, NebfsError, Refused
+from nebfs.model import App, Content
+from nebfs.tree import appdir, places
+from nebfs.tree.inodes import Inodes
+from nebfs.tree.names import encode
+from nebfs.tree.nodes import (
+    AppDirectory,
+    ByIdDirectory,
+    ContentFile,
+    DatastoreDirectory,
+    Directory,
+    Link,
+    MarketplaceDirectory,
+    Node,
+    StatusDocument,
+)
+from nebfs.units import MIB
+
+log = structlog.get_logger()
+
+WALK = 2.0
+"""Seconds between two apps' directories being opened for it to be a walk through all of them."""
+
+WIDEST = 128
+"""The most apps asked about ahead of a walk: two times what is in flight at one place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """What the kernel must forget: the entry `name` of inode `parent`, or the attributes of `ino`.
+
+    `pages`: also what it has cached of the file's content.
+    """
+
+    parent: int = 0
+    name: str = ""
+    ino: int = 0
+    pages: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSettings:
+    """`listing_deadline`: seconds until a directory that asks the network gives up.
+    `retry_after`: seconds until what could not be asked is asked again.
+    """
+
+    listing_deadline: float = 20.0
+    retry_after: float = 10.0
+
+
+class Lists(Protocol):
+    """What the tree needs of the catalogue."""
+
+    @property
+    def current(self) -> CloudSnapshot | None:
+        """The newest snapshot."""
+        ...
+
+    @property
+    def denied(self) -> str:
+        """Why the session may not see anything any more; empty while it may."""
+        ...
+
+
+class Tree:
+    """Answers lookups and listings; see the room's docstring for its concurrency rule."""
+
+    def __init__(
+        self,
+        lists: Lists,
+        prober: Prober,
+        nursery: trio.Nursery,
+        settings: TreeSettings,
+        *,
+        status: Callable[[], bytes] = bytes,
+        cloud: bool = True,
+    ) -> None:
+        """Asking ahead of a walk runs in `nursery`. Without a `cloud` there are no datastores."""
+        self._lists = lists
+        self._prober = prober
+        self._nursery = nursery
+        self._settings = settings
+        self.inodes = Inodes()
+        self.root = Directory(name="", key="root", children={})
+        self.inodes.enter(self.root)
+        self._marketplaces = self._fixed(self.root, "marketplaces")
+        self._datastores = self._fixed(self.root, "datastores") if cloud else None
+        own = Directory(name=".nebfs", key="own", children={}, parent=self.root)
+        self.inodes.enter(own)
+        self.root.hidden[own.name] = own
+        self._adopt(own, StatusDocument(name="status.json", key="status", data=b"", make=status))
+        by_id = self._fixed(own, "by-id")
+        for what in ("apps", "images") if cloud else ("apps",):
+            self._adopt(by_id, ByIdDirectory(name=what, key=("by-id", what), what=what))
+        self._invalid: list[Invalid] = []
+        self._on_invalid: Callable[[list[Invalid]], None] = lambda _: None
+
+    def on_invalid(self, callback: Callable[[list[Invalid]], None]) -> None:
+        """Have `callback` told what the kernel must forget. It is called on the trio thread."""
+        self._on_invalid = callback
+
+    def _fixed(self, parent: Directory, name: str) -> Directory:
+        directory = Directory(name=name, key=("fixed", parent.key, name), children={})
+        self._adopt(parent, directory)
+        return directory
+
+    def _adopt(self, parent: Directory, node: Node) -> None:
+        node.parent = parent
+        self.inodes.enter(node)
+        assert parent.children is not None  # noqa: S101 - only for directories we just made
+        parent.children[node.name] = node
+
+    # --- answering --------------------------------------------------------------------------
+
+    async def lookup(self, directory: Directory, name: str) -> Node:
+        """Return the entry `name`. Raises Missing, or what listing the directory raises."""
+        hidden = directory.hidden.get(name)
+        if hidden is not None:
+            return hidden
+        node = (await self.children(directory)).get(name)
+        if node is None:
+            raise Missing("no such entry", name=name)
+        if isinstance(node, StatusDocument):
+            node.data, node.timeout = node.make(), 0.0
+        return node
+
+    async def children(self, directory: Directory) -> dict[str, Node]:
+        """Return the entries of `directory`: whole, or an error, never short by accident."""
+        if self._lists.denied and directory is not self.root:
+            raise Refused(self._lists.denied)
+        if isinstance(directory, AppDirectory):
+            return await self._app(directory)
+        if isinstance(directory, ByIdDirectory):
+            return self._by_id(directory)
+        if directory.children is None:
+            self._replace(directory, self._listed(directory))
+        return directory.children or {}
+
+    def _listed(self, directory: Directory) -> dict[str, Node]:
+        """Return the entries that a place's listing shows. Raises if it was never listed."""
+        if isinstance(directory, MarketplaceDirectory):
+            if not directory.listing.as_of:
+                raise NebfsError(directory.listing.trouble or "it was never listed")
+            return places.apps(directory.listing)
+        if isinstance(directory, DatastoreDirectory):
+            if not directory.listing.as_of:
+                raise NebfsError(directory.listing.trouble or "it was never listed")
+            return places.images(directory.listing)
+        return {}
+
+    async def _app(self, directory: AppDirectory) -> dict[str, Node]:
+        while True:
+            if directory.children is not None and not self._worth_asking_again(directory):
+                return directory.children
+            if directory.filling is None:
+                break
+            await directory.filling.wait()
+        filling = directory.filling = trio.Event()
+        self._ask_ahead(directory)
+        try:
+            fresh = await appdir.fill(
+                directory, self._prober, self._settings.listing_deadline, self._path_of
+            )
+            directory.filled_at = trio.current_time()
+            self._replace(directory, fresh)
+        finally:
+            directory.filling = None
+            filling.set()
+        self._flush()
+        return directory.children or {}
+
+    def _worth_asking_again(self, directory: AppDirectory) -> bool:
+        age = trio.current_time() - directory.filled_at
+        return directory.doubtful and age > self._settings.retry_after
+
+    def _ask_ahead(self, directory: AppDirectory) -> None:
+        """Ask about the next apps of a marketplace while somebody walks through it (`ls -R`)."""
+        market = directory.parent
+        if not isinstance(market, MarketplaceDirectory) or market.children is None:
+            return
+        now = trio.current_time()
+        walking = now - market.asked_at < WALK
+        market.asked_at = now
+        market.window = min(max(market.window * 2, 8), WIDEST) if walking else 0
+        if not market.window:
+            return
+        names = list(market.children)
+        start = names.index(directory.name) + 1 if directory.name in market.children else 0
+        for name in names[start : start + market.window]:
+            app = market.children[name]
+            if isinstance(app, AppDirectory) and app.children is None:
+                for content in app.offer.contents:
+                    if self._prober.known(content) is None:
+                        self._nursery.start_soon(self._ask_quietly, content)
+
+    async def _ask_quietly(self, content: Content) -> None:
+        try:
+            await self._prober.ask(content)
+        except NebfsError as exc:
+            log.debug("probe.ahead_failed", error=str(exc))
+
+    def _by_id(self, directory: ByIdDirectory) -> dict[str, Node]:
+        """Return links to everything by id, whatever it is called now."""
+        top = self._marketplaces if directory.what == "apps" else self._datastores
+        found: dict[str, Node] = {}
+        for place in (top.children or {}).values() if top is not None else ():
+            if top is None or not isinstance(place, Directory) or self._never_listed(place):
+                continue
+            if place.children is None:
+                self._replace(place, self._listed(place))
+            for child in (place.children or {}).values():
+                number = str(child.key[1]) if isinstance(child.key, tuple) else ""
+                target = f"../../../{top.name}/{place.name}/{child.name}"
+                link = Link(
+                    name=number, key=("by-id", directory.what, number, target), target=target
+                )
+                link.parent, link.timeout = directory, 0.0
+                self.inodes.enter(link)
+                found[number] = link
+        return found
+
+    @staticmethod
+    def _never_listed(place: Directory) -> bool:
+        return (
+            isinstance(place, (MarketplaceDirectory, DatastoreDirectory))
+            and not place.listing.as_of
+        )
+
+    def _path_of(self, app: App, name: str) -> str:
+        """Return the path from `app`'s directory to the app called `name`.
+
+        As OpenNebula's own tools do, over all marketplaces, and the newest where names repeat; the
+        app's own marketplace comes first. A name that nobody has gives a dangling link.
+        """
+        snapshot = self._lists.current
+        best: App | None = None
+        for listing in snapshot.marketplaces if snapshot is not None else ():
+            for offer in listing.offers:
+                other = offer.app
+                if other.name == name and (
+                    best is None
+                    or (other.marketplace_id == app.marketplace_id, other.id)
+                    > (best.marketplace_id == app.marketplace_id, best.id)
+                ):
+                    best = other
+        if best is None:
+            return f"../{encode(name)}"
+        for place in (self._marketplaces.children or {}).values():
+            if (
+                isinstance(place, MarketplaceDirectory)
+                and place.listing.marketplace.id == best.marketplace_id
+            ):
+                if place.children is None:
+                    self._replace(place, self._listed(place))
+                for child in (place.children or {}).values():
+                    if child.key == ("app", best.id):
+                        return (
+                            f"../{child.name}"
+                            if best.marketplace_id == app.marketplace_id
+                            else f"../../{place.name}/{child.name}"
+                        )
+        return f"../{encode(name)}"
+
+    def capacity(self) -> tuple[int, int]:
+        """Return the bytes that the datastores hold together, and those that are free."""
+        snapshot = self._lists.current
+        listed = [x.datastore for x in snapshot.datastores] if snapshot is not None else []
+        return sum(d.total_mb for d in listed) * MIB, sum(d.free_mb for d in listed) * MIB
+
+    # --- changing ---------------------------------------------------------------------------
+
+    def update(self, old: CloudSnapshot | None, new: CloudSnapshot) -> None:
+        """Take up a new snapshot, and have the kernel told what is different."""
+        changed = changed_places(old, new)
+        tops: list[tuple[Directory | None, dict[str, MarketplaceDirectory | DatastoreDirectory]]]
+        tops = [
+            (self._marketplaces, dict(places.marketplaces(new))),
+            (self._datastores, dict(places.datastores(new))),
+        ]
+        for top, fresh in tops:
+            if top is None:
+                continue
+            known = {node.key: node for node in (top.children or {}).values()}
+            for directory in fresh.values():
+                before = known.get(directory.key)
+                if isinstance(before, Directory) and before.children is not None:
+                    directory.children = before.children
+                    for child in before.children.values():
+                        child.parent = directory
+            self._replace(top, dict(fresh))
+            for directory in fresh.values():
+                if directory.key in changed and directory.children is not None:
+                    self._relist(directory)
+        self._flush()
+
+    def _relist(self, directory: Directory) -> None:
+        fresh = {} if self._never_listed(directory) else self._listed(directory)
+        old = directory.children or {}
+        for name, node in fresh.items():
+            before = old.get(name)
+            if (
+                isinstance(node, AppDirectory)
+                and isinstance(before, AppDirectory)
+                and before.key == node.key
+            ):
+                if before.offer == node.offer:
+                    fresh[name] = before  # with everything that was asked about it
+                elif before.children is not None:
+                    self._abandon(before)
+        self._replace(directory, fresh)
+        if self._never_listed(directory):
+            directory.children = None
+
+    def _abandon(self, directory: Directory) -> None:
+        """Forget what was inside a directory, and have the kernel forget it too."""
+        for name, node in (directory.children or {}).items():
+            self._invalid.append(Invalid(parent=directory.ino, name=name))
+            self.inodes.leave(node)
+        directory.children = None
+
+    def _replace(self, directory: Directory, fresh: dict[str, Node]) -> None:
+        """Give `directory` new entries; note what the kernel must forget of the old ones."""
+        old = directory.children or {}
+        for name, node in old.items():
+            after = fresh.get(name)
+            if after is None or after.key != node.key:
+                self._invalid.append(Invalid(parent=directory.ino, name=name))
+        staying = {node.key for node in fresh.values()}
+        for node in old.values():
+            if node.key not in staying:
+                if isinstance(node, Directory):
+                    self._abandon(node)
+                self.inodes.leave(node)
+        for node in fresh.values():
+            before = old.get(node.name)
+            node.parent = directory
+            self.inodes.enter(node)
+            if before is not None and before is not node and before.key == node.key:
+                self._invalid.append(Invalid(ino=node.ino))
+        directory.children = fresh
+
+    def outdated(self, node: ContentFile) -> None:
+        """The place of `node` has another version now: ask again, and forget the old one."""
+        if node.content is not None:
+            self._prober.forget(node.content)
+        parent = node.parent
+        if isinstance(parent, AppDirectory) and parent.children is not None:
+            self._abandon(parent)
+        else:
+            self._invalid.append(Invalid(parent=parent.ino if parent else 0, name=node.name))
+        self._flush()
+
+    def damaged(self, nodes: Iterable[Node]) -> None:
+        """Have the kernel drop the pages of files that are not what was published."""
+        self._invalid.extend(Invalid(ino=node.ino, pages=True) for node in nodes)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Hand on what the kernel may know of what has changed."""
+        told = [
+            item
+            for item in self._invalid
+            if self.inodes.known(item.parent or item.ino) or item.parent == self.root.ino
+        ]
+        self._invalid.clear()
+        if told:
+            self._on_invalid(told)
