@@ -82,7 +82,7 @@ class Header:
         if xxh3_64_intdigest(body) != digest:
             return None
         magic, version, slot_size, size, seed, verdict, judged, length = _FIXED.unpack_from(body)
-        if magic != MAGIC or version != FORMAT or verdict not in Verdict:
+        if magic != MAGIC or version != FORMAT or verdict not in set(map(int, Verdict)):
             return None
         text = json.loads(body[_FIXED.size : _FIXED.size + length])
         return cls(size, slot_size, seed, text.get("source", ""), Verdict(verdict), judged)

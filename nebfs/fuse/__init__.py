@@ -15,7 +15,7 @@ for the first time. The buffer that a warm read answers from is shared: nothing 
 between filling it and returning it.
 """
 
-from nebfs.fuse.mount import Mounted, MountOptions, serve
+from nebfs.fuse.mount import Mounted, MountOptions, detach, serve
 from nebfs.fuse.operations import Operations, OperationsSettings
 
-__all__ = ["MountOptions", "Mounted", "Operations", "OperationsSettings", "serve"]
+__all__ = ["MountOptions", "Mounted", "Operations", "OperationsSettings", "detach", "serve"]

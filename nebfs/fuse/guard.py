@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
 import structlog
@@ -37,7 +37,7 @@ def number_of(exc: BaseException) -> int:
     return errno.EIO
 
 
-def guarded(handler: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+def guarded(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Let nothing but FUSEError and cancellation leave `handler`."""
     name = handler.__name__
 

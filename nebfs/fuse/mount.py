@@ -171,3 +171,17 @@ def _forget_entry(parent: int, name: bytes) -> None:
 
 def _forget_inode(ino: int, attr_only: bool) -> None:
     pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attr_only=attr_only)
+
+
+async def detach(mountpoint: Path) -> None:
+    """Take the mount out of the tree: open files stay readable, and nothing new can be opened."""
+    command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+    try:
+        done = await trio.run_process(
+            [*command, os.fspath(mountpoint)], capture_stderr=True, check=False
+        )
+    except OSError as exc:
+        log.warning("mount.not_detached", error=str(exc))
+    else:
+        if done.returncode:
+            log.warning("mount.not_detached", error=done.stderr.decode(errors="replace").strip())

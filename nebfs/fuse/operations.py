@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import pyfuse3
 import structlog
@@ -182,8 +182,8 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """Open a file for reading. Another version than the one looked up is ESTALE: the kernel
-        then looks the name up again by itself and opens what is there now.
+        """A file is opened for reading. Another version than the one looked up is ESTALE: the
+        kernel then looks the name up again by itself and opens what is there now.
         """
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise pyfuse3.FUSEError(errno.EROFS)
@@ -234,7 +234,7 @@ class Operations(pyfuse3.Operations):
             raise Changed("its place has another version now", what=difference)
 
     @guarded
-    async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:
+    async def read(self, fh: int, off: int, size: int) -> bytes:
         """Read: exactly what was asked for, up to the end of the file."""
         file = self._files[fh]
         if isinstance(file, _Text):
@@ -249,7 +249,8 @@ class Operations(pyfuse3.Operations):
         view = reader.warm(off, size)
         if view is not None:
             self.counters.warm_reads += 1
-            return view
+            # pyfuse3 takes any buffer and has copied it to the kernel before the next await.
+            return cast("bytes", view)
         try:
             with trio.fail_after(self._settings.deadline):
                 return await reader.pread(off, size)
@@ -283,7 +284,7 @@ class Operations(pyfuse3.Operations):
         found = dict(node.attributes())
         if isinstance(node, ContentFile):
             found |= self._of_content(node)
-        listing = getattr(node, "listing", None)
+        listing = self._tree.listing_of(node)
         if listing is not None:
             found["user.nebfs.as-of"] = _time(listing.as_of)
             if listing.trouble:
@@ -345,8 +346,16 @@ class Operations(pyfuse3.Operations):
     async def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise pyfuse3.FUSEError(errno.EROFS)
 
-    setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = _refuse  # type: ignore[assignment]
-    create = write = setxattr = removexattr = _refuse  # type: ignore[assignment]
+    setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = _refuse
+    create = write = setxattr = removexattr = _refuse
+
+    def nodes_of(self, content: Content) -> list[Node]:
+        """Return the nodes of open files with this content."""
+        return [
+            file.node
+            for file in self._files.values()
+            if isinstance(file, _Disk) and file.node.content == content
+        ]
 
     @property
     def open_files(self) -> int:

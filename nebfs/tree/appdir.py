@@ -43,8 +43,7 @@ async def fill(
     entries: dict[str, Node] = {}
     files: dict[str, Content] = {}
     for name, (content, answer) in _named(directory, answers).items():
-        node = _file(offer, name, content, answer)
-        entries[name] = node
+        entries[name] = _file(offer, name, content, answer)
         files[name] = content
     directory.doubtful = any(not isinstance(answer, Probed) for _, answer in answers)
     texts = documents(offer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import stat
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -50,6 +51,11 @@ class Node:
     def mode(self) -> int:
         """st_mode."""
         return self.kind | self.permissions
+
+    @property
+    def looks(self) -> tuple[int, int, int, float]:
+        """What stat(2) shows of it."""
+        return self.mode, self.size, self.allocated, self.mtime
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -127,7 +133,7 @@ class MarketplaceDirectory(Directory):
     """A marketplace: a directory of app directories."""
 
     listing: MarketplaceListing
-    asked_at: float = 0.0
+    asked_at: float = -math.inf
     """When an app's directory in it was last opened, on trio's clock."""
     window: int = 0
     """How many more apps to ask about ahead of somebody who walks through all of them."""
@@ -138,6 +144,8 @@ class AppDirectory(Directory):
     """An app: its image files, its definition, links to the apps that it names."""
 
     offer: Offer
+    ahead: bool = False
+    """Its files were asked about before anybody looked into it."""
     filled_at: float = 0.0
     """When its files were asked about, on trio's clock."""
     doubtful: bool = False

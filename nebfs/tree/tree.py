@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from nebfs.catalog.compare import changed_places
-from nebfs.catalog.snapshot import CloudSnapshot
+from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
 from nebfs.content.prober import Prober
 from nebfs.errors import Missing, NebfsError, Refused
 from nebfs.model import App, Content
@@ -202,7 +202,8 @@ class Tree:
         start = names.index(directory.name) + 1 if directory.name in market.children else 0
         for name in names[start : start + market.window]:
             app = market.children[name]
-            if isinstance(app, AppDirectory) and app.children is None:
+            if isinstance(app, AppDirectory) and app.children is None and not app.ahead:
+                app.ahead = True
                 for content in app.offer.contents:
                     if self._prober.known(content) is None:
                         self._nursery.start_soon(self._ask_quietly, content)
@@ -281,6 +282,19 @@ class Tree:
         listed = [x.datastore for x in snapshot.datastores] if snapshot is not None else []
         return sum(d.total_mb for d in listed) * MIB, sum(d.free_mb for d in listed) * MIB
 
+    def listing_of(self, node: Node) -> MarketplaceListing | DatastoreListing | None:
+        """Return the newest listing of a place's directory: its age changes without a change."""
+        snapshot = self._lists.current
+        if snapshot is None:
+            return None
+        if isinstance(node, MarketplaceDirectory):
+            wanted = node.listing.marketplace.id
+            return next((x for x in snapshot.marketplaces if x.marketplace.id == wanted), None)
+        if isinstance(node, DatastoreDirectory):
+            wanted = node.listing.datastore.id
+            return next((x for x in snapshot.datastores if x.datastore.id == wanted), None)
+        return None
+
     # --- changing ---------------------------------------------------------------------------
 
     def update(self, old: CloudSnapshot | None, new: CloudSnapshot) -> None:
@@ -349,7 +363,7 @@ class Tree:
             before = old.get(node.name)
             node.parent = directory
             self.inodes.enter(node)
-            if before is not None and before is not node and before.key == node.key:
+            if before is not None and before.key == node.key and before.looks != node.looks:
                 self._invalid.append(Invalid(ino=node.ino))
         directory.children = fresh
 

@@ -1,9 +1,15 @@
-"""Trying again what is temporary, within the time that a reader is willing to wait."""
+"""Trying again what is temporary, within the time that a reader is willing to wait.
+
+Our own loop, as the libraries for it measure their time-out on the machine's clock, not on trio's:
+a test of sixty seconds of outage would take sixty seconds.
+"""
 
 from __future__ import annotations
 
-import stamina
+import random
+
 import structlog
+import trio
 
 from nebfs.content.stack import Order, Source
 from nebfs.errors import CacheFault, FetcherDied, NebfsError
@@ -11,18 +17,20 @@ from nebfs.model import Revision
 
 log = structlog.get_logger()
 
+FIRST_PAUSE = 0.1
+"""Seconds: a connection that was closed for being idle is worth asking again at once."""
 
-def _again(exc: Exception) -> bool | float:
-    """Whether trying again can help, or the seconds that the other side asked for.
+LONGEST_PAUSE = 5.0
+"""Seconds: the most that a reader waits in vain after its place is back."""
 
-    Not for a cache fault, as the cache decides where the bytes go instead, and not for a request
-    that has ended the fetcher twice.
+
+def worth_retrying(exc: NebfsError) -> bool:
+    """Whether asking again can help.
+
+    Not after a cache fault, as the cache decides where the bytes go instead, and not after a
+    request that has ended the fetcher twice.
     """
-    if not isinstance(exc, NebfsError) or not exc.temporary:
-        return False
-    if isinstance(exc, (CacheFault, FetcherDied)):
-        return False
-    return exc.retry_after if exc.retry_after is not None else True
+    return exc.temporary and not isinstance(exc, (CacheFault, FetcherDied))
 
 
 class Retried:
@@ -44,19 +52,20 @@ class Retried:
 
     async def fill(self, order: Order) -> None:
         """Pass the order on until it succeeds, fails for good, or time is up."""
-        if not order.urgent:
-            await self._below.fill(order)
-            return
-        async for attempt in stamina.retry_context(
-            on=_again,
-            attempts=None,
-            timeout=self._patience,
-            wait_initial=0.1,  # a restarted web server is back after about this
-            wait_max=5.0,
-            wait_jitter=0.5,
-        ):
-            with attempt:
-                if attempt.num > 1:
-                    self.retries += 1
-                    log.info("source.retry", attempt=attempt.num, slots=order.stop - order.first)
+        until = trio.current_time() + self._patience
+        pause = FIRST_PAUSE
+        while True:
+            try:
                 await self._below.fill(order)
+            except NebfsError as exc:
+                # Spread, so that many readers do not come back all at once.
+                wait = exc.retry_after or pause * random.uniform(1.0, 1.5)  # noqa: S311
+                late = trio.current_time() + wait >= until
+                if late or not order.urgent or not worth_retrying(exc):
+                    raise
+                self.retries += 1
+                log.info("source.retry", after=round(wait, 2), reason=str(exc))
+                await trio.sleep(wait)
+                pause = min(pause * 2, LONGEST_PAUSE)
+            else:
+                return

@@ -1,0 +1,194 @@
+"""All objects together: the limit, who leaves first, who may have the directory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import trio
+
+from nebfs.blocks import SLOT_SIZE, DiskStore, Documents, MemoryStore
+from nebfs.errors import CacheFault, UserError
+from nebfs.model import Filled
+
+SIZE = 64 * SLOT_SIZE  # 8 MiB, two groups
+MIB = 1 << 20
+
+
+def key(number: int) -> str:
+    return f"{number:064x}"
+
+
+async def fill(store, file, first, stop):
+    """Reserve, bring slots of other than zeros, settle: an order's life."""
+    amount = (stop - first) * SLOT_SIZE
+    await store.reserve(amount)
+    for slot in range(first, stop):
+        os.pwrite(file.fd, b"x" * SLOT_SIZE, slot * SLOT_SIZE)
+        file.put([Filled(slot, SLOT_SIZE, 0, zero=False)])
+    store.settle(amount)
+
+
+@pytest.fixture
+async def make(tmp_path):
+    stores = []
+
+    async def make(limit, min_free=0, measured=True):
+        store = DiskStore.prepare(tmp_path / "cache", limit, min_free)
+        stores.append(store)
+        if measured:
+            await store.measure()
+        return store
+
+    yield make
+    for store in stores:
+        store.unlock()
+
+
+async def test_the_limit_is_never_exceeded(make):
+    store = await make(20 * MIB)
+    files = [await store.open(key(n), SIZE) for n in range(6)]
+    for file in files:
+        for first in range(0, 64, 16):
+            await fill(store, file, first, first + 16)
+            assert store.used <= 20 * MIB
+            on_disk = sum(os.fstat(f.fd).st_blocks * 512 for f in files)
+            assert on_disk <= 20 * MIB
+    assert store.reserved == 0
+    assert store.evicted > 0
+    for file in files:
+        await store.release(file)
+
+
+async def test_the_least_recently_used_leaves_first(make):
+    store = await make(20 * MIB)
+    old, kept, new = [await store.open(key(n), SIZE) for n in range(3)]
+    await fill(store, old, 0, 64)
+    await fill(store, kept, 0, 64)
+    for number in range(2):
+        old.touched[number] = 1.0
+        kept.touched[number] = 2.0
+    await fill(store, new, 0, 48)
+    assert len(old.missing(0, 64)) >= 32
+    assert kept.missing(0, 64) == []
+    for file in (old, kept, new):
+        await store.release(file)
+
+
+async def test_closed_objects_leave_whole(make):
+    store = await make(20 * MIB)
+    first = await store.open(key(1), SIZE)
+    await fill(store, first, 0, 64)
+    await store.release(first)
+    assert store.used >= SIZE
+    others = [await store.open(key(n), SIZE) for n in (2, 3)]
+    for file in others:
+        await fill(store, file, 0, 64)
+    assert not store.paths(key(1))[0].exists()
+    assert not store.paths(key(1))[1].exists()
+    for file in others:
+        await store.release(file)
+
+
+async def test_what_rests_is_found_after_a_restart_without_being_read(make):
+    store = await make(100 * MIB)
+    file = await store.open(key(1), SIZE)
+    await fill(store, file, 0, 64)
+    await store.release(file)
+    store.unlock()
+    again = DiskStore.prepare(store.directory, 100 * MIB, 0)
+    store._lock_fd = os.dup(again._lock_fd)  # the fixture closes it
+    with trio.move_on_after(0.01) as impatient:
+        await again.reserve(1)  # orders wait until it is known what there is
+    assert impatient.cancelled_caught
+    await again.measure()
+    assert SIZE <= again.used <= SIZE + MIB
+    again.unlock()
+
+
+async def test_a_request_larger_than_the_cache_is_a_fault(make):
+    store = await make(MIB)
+    with pytest.raises(CacheFault, match="smaller than one request"):
+        await store.reserve(2 * MIB)
+    assert store.reserved == 0
+
+
+async def test_the_floor_of_free_space_is_kept(make):
+    store = await make(1 << 40, min_free=1 << 60)
+    with pytest.raises(CacheFault, match="no room"):
+        await store.reserve(SLOT_SIZE)
+
+
+async def test_a_refused_write_is_remembered_for_a_while(make):
+    store = await make(100 * MIB)
+    await store.reserve(SLOT_SIZE)
+    store.settle(SLOT_SIZE)
+    store.refused()
+    with pytest.raises(CacheFault, match="a moment ago"):
+        await store.reserve(SLOT_SIZE)
+    assert store.statistics().faults == 1
+
+
+async def test_a_directory_has_one_owner_at_a_time(make):
+    store = await make(MIB)
+    with pytest.raises(UserError, match=rf"in use by another nebfs \(process {os.getpid()}\)"):
+        DiskStore.prepare(store.directory, MIB, 0)
+
+
+async def test_a_killed_owner_leaves_no_lock(tmp_path):
+    script = (
+        "import sys, pathlib; from nebfs.blocks import DiskStore;"
+        "DiskStore.prepare(pathlib.Path(sys.argv[1]), 1, 0); print('mine', flush=True);"
+        "sys.stdin.read()"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "c")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert owner.stdout.readline() == b"mine\n"
+        with pytest.raises(UserError, match="in use"):
+            DiskStore.prepare(tmp_path / "c", 1, 0)
+    finally:
+        owner.kill()
+        owner.communicate()
+    DiskStore.prepare(tmp_path / "c", 1, 0).unlock()
+
+
+async def test_everything_is_private(make):
+    store = await make(MIB)
+    file = await store.open(key(1), SIZE)
+    for path in (store.directory, store.directory / "objects", store.directory / "documents"):
+        assert path.stat().st_mode & 0o777 == 0o700
+    for path in store.paths(key(1)):
+        assert path.stat().st_mode & 0o777 == 0o600
+    await store.release(file)
+
+
+async def test_memory_has_a_limit_too():
+    store = MemoryStore(12 * MIB)
+    file = await store.open(key(1), 64 * MIB)
+    for first in range(0, 512, 32):
+        await fill(store, file, first, first + 32)
+        assert store.used <= 12 * MIB
+    assert file.has(480, 512)
+    await store.release(file)
+
+
+async def test_documents_are_whole_or_not_there(tmp_path):
+    documents = Documents(tmp_path)
+    assert await documents.load("x") is None
+    await documents.save("x", b"first")
+    await documents.save("x", b"second")
+    assert await documents.load("x") == b"second"
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
+    raw = bytearray((tmp_path / "x").read_bytes())
+    raw[2] ^= 1
+    (tmp_path / "x").write_bytes(raw)
+    assert await documents.load("x") is None
+    await Documents(tmp_path / "missing").save("x", b"")  # logged, and no failure
+    await Documents(None).save("x", b"")
+    assert await Documents(None).load("x") is None
