@@ -1,1 +1,36 @@
-"""Room under construction."""
+"""What exists, as whole dated snapshots, kept on disk for a start without the network.
+
+What lives here: the snapshot (``snapshot``), taking one (``survey`` asks the front-end and every
+place's driver; ``keeping`` says what stays of a place that failed), comparing two (``compare``),
+keeping one on disk (``saved``) and its life: start, refresh, what happens when the front-end is
+away or turns us out (``catalog``). ``homes`` finds every object its place, ``together`` asks
+several questions at once.
+
+What does not: the front-end's protocol (opennebula's), where bytes are (the drivers'), names and
+directories (the tree's).
+
+Who may import it: tree, and rooms above it.
+
+Start reading at ``catalog.Catalog``; what a snapshot promises is in ``snapshot``.
+
+Concurrency: one survey at a time, whoever asks for it; reading ``current`` never waits. Subscribers
+are plain functions, called on the event loop one after the other with whole snapshots. Comparing,
+writing and reading snapshots happens in worker threads.
+"""
+
+from nebfs.catalog.catalog import Catalog, Documents
+from nebfs.catalog.compare import changed_places, differs
+from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
+from nebfs.catalog.survey import FrontEnd, Surveyor
+
+__all__ = [
+    "Catalog",
+    "CloudSnapshot",
+    "DatastoreListing",
+    "Documents",
+    "FrontEnd",
+    "MarketplaceListing",
+    "Surveyor",
+    "changed_places",
+    "differs",
+]

@@ -1,1 +1,27 @@
-"""Room under construction."""
+"""One file per storage driver: where the bytes of a datastore's images are.
+
+What lives here: the protocol that every driver follows (``driver``), the table of drivers
+(``registry``), which images may be read in which state (``state``), the front-end's paths on this
+machine and the check that a path stays inside its datastore (``places``), and the drivers:
+``filesystem`` (DS_MAD fs) and ``unsupported`` for everything else.
+
+What does not: reading bytes and telling formats (content's), the list of images (opennebula's),
+deadlines and what to show while a datastore is down (the catalog's). Drivers return data, never
+readers. They look at files (lstat, readdir) and never open one.
+
+Who may import it: catalog, and rooms above it. Never marketplaces.
+
+Start reading at ``driver.DatastoreDriver``, then ``filesystem``. A new driver is one file here, one
+line in ``registry.DRIVERS`` and one line in tests/datastores/test_contract.py.
+
+Concurrency: a driver may be called by any number of tasks. Files are looked at in worker threads
+that are abandoned when the caller gives up, since a dead NFS server holds a thread for as long as
+it likes; how many can be held is limited for each datastore. Keep the ``DatastoreDrivers`` for the
+life of the mount: the limits live in its drivers.
+"""
+
+from nebfs.datastores.driver import DatastoreDriver
+from nebfs.datastores.registry import DRIVERS, DatastoreDrivers
+from nebfs.datastores.unsupported import UnsupportedDatastore
+
+__all__ = ["DRIVERS", "DatastoreDriver", "DatastoreDrivers", "UnsupportedDatastore"]

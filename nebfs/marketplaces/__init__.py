@@ -1,1 +1,35 @@
-"""Room under construction."""
+"""One file per kind of marketplace: which apps it has, and where their bytes are.
+
+What lives here: the protocol that every driver follows (``driver``), the table of drivers
+(``registry``), what OpenNebula's own record of an app says about its bytes (``record``), and the
+drivers: ``one`` (the appliance service of OpenNebula's public marketplace), ``http``, and
+``unsupported`` for everything else. ``appliances``, ``appliance_app`` and ``template_text`` belong
+to ``one``: its JSON, the app OpenNebula would make of it, and OpenNebula's template syntax.
+
+What does not: bytes, their exact length and their real format (content's), asking the front-end
+(opennebula's), deadlines and what to show while a marketplace is down (the catalog's). Drivers
+return data, never readers, and speak to the network only through the function they are given.
+
+Who may import it: catalog, and rooms above it. Never datastores.
+
+Start reading at ``driver.MarketplaceDriver``, then ``http``: the smallest driver. A new driver is
+one file here, one line in ``registry.DRIVERS`` and one line in tests/marketplaces/test_contract.py.
+
+Concurrency: drivers hold no state between two calls and may be called by any number of tasks;
+JSON is decoded in a worker thread, one catalogue at a time.
+"""
+
+from nebfs.marketplaces.driver import Call, MarketplaceDriver
+from nebfs.marketplaces.identity import numbered, stable_id
+from nebfs.marketplaces.registry import DRIVERS, driver_for
+from nebfs.marketplaces.unsupported import UnsupportedMarketplace
+
+__all__ = [
+    "DRIVERS",
+    "Call",
+    "MarketplaceDriver",
+    "UnsupportedMarketplace",
+    "driver_for",
+    "numbered",
+    "stable_id",
+]

@@ -1,0 +1,219 @@
+"""The life of the current snapshot: where it comes from at the start, and what replaces it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import structlog
+import trio
+
+from nebfs.catalog.compare import differs
+from nebfs.catalog.saved import pack, unpack
+from nebfs.catalog.snapshot import CloudSnapshot
+from nebfs.errors import NebfsError, Refused, TimedOut
+from nebfs.units import format_duration
+
+log = structlog.get_logger()
+
+Subscriber = Callable[[CloudSnapshot | None, CloudSnapshot], None]
+
+# Many mounts are started by the same boot or the same playbook: the tenth of an interval, more or
+# less, keeps them from asking one front-end in step.
+_JITTER = 0.1
+
+
+class Documents(Protocol):
+    """Where small named documents outlive the process; ``blocks.Documents`` is one."""
+
+    async def load(self, name: str) -> bytes | None:
+        """Return the document, or None when there is none."""
+        ...
+
+    async def save(self, name: str, data: bytes) -> None:
+        """Replace the document, whole or not at all."""
+        ...
+
+
+@dataclass(slots=True)
+class _Flight:
+    """One survey under way, and how it ended. Not `finished`: whoever ran it was cancelled."""
+
+    ended: trio.Event = field(default_factory=trio.Event)
+    finished: bool = False
+    failure: NebfsError | None = None
+
+
+class Catalog:
+    """Keeps a snapshot that is always whole: a new one, or the last good one with its trouble.
+
+    `survey` is handed the current snapshot. `interval` is the time between two surveys and
+    `deadline` the longest that the first one may take, in seconds. `document` is the name under
+    which the snapshot is kept: one for each front-end and user, since another user's may hold
+    what this one must not see.
+    """
+
+    def __init__(
+        self,
+        survey: Callable[[CloudSnapshot | None], Awaitable[CloudSnapshot]],
+        documents: Documents,
+        *,
+        interval: float,
+        deadline: float,
+        now: Callable[[], float] = time.time,
+        document: str = "catalogue",
+    ) -> None:
+        self._survey = survey
+        self._documents = documents
+        self._interval = interval
+        self._deadline = deadline
+        self._now = now
+        self._document = document
+        self._current: CloudSnapshot | None = None
+        self._denied = ""
+        self._flight: _Flight | None = None
+        self._subscribers: list[Subscriber] = []
+        self._failures = 0
+        self._unsaved = False
+
+    @property
+    def current(self) -> CloudSnapshot | None:
+        """The snapshot to show; None until there was one."""
+        return self._current
+
+    @property
+    def denied(self) -> str:
+        """Why the front-end does not let this user in any more, until it does; else empty."""
+        return self._denied
+
+    def subscribe(self, callback: Subscriber) -> None:
+        """Call `callback(old, new)` whenever anything but times has changed. It must not block."""
+        self._subscribers.append(callback)
+
+    async def start(self) -> None:
+        """Have a snapshot: a new one, or the saved one while the front-end cannot be reached.
+
+        Raises Refused when the session is not accepted. Without a saved snapshot it raises what
+        the survey raises, or TimedOut.
+        """
+        saved = await self._load()
+        if saved is not None:
+            self._replace(saved)
+        failure = await self._fly(self._deadline)
+        if failure is None:
+            return
+        if saved is None or isinstance(failure, Refused):
+            raise failure
+        age = format_duration(max(0.0, self._now() - saved.taken))
+        log.warning("catalog.started_from_saved", age=age, reason=str(failure))
+
+    async def run(self) -> None:
+        """Refresh on the interval, for ever."""
+        while True:
+            spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - nothing secret
+            await trio.sleep(self._interval * spread)
+            await self.refresh()
+
+    async def refresh(self) -> NebfsError | None:
+        """Take a new snapshot now, or join the survey that is under way.
+
+        Returns None when it went well, else why it did not; the last good snapshot then stays.
+        """
+        # Longer than the first one may take: nobody waits for it, but it must end.
+        return await self._fly(max(self._deadline, self._interval))
+
+    async def _fly(self, deadline: float) -> NebfsError | None:
+        while self._flight is not None:
+            joined = self._flight
+            await joined.ended.wait()
+            if joined.finished:
+                return joined.failure
+        flight = self._flight = _Flight()
+        try:
+            flight.failure = await self._attempt(deadline)
+            flight.finished = True
+        finally:
+            self._flight = None
+            flight.ended.set()
+        return flight.failure
+
+    async def _attempt(self, deadline: float) -> NebfsError | None:
+        failure: NebfsError
+        try:
+            with trio.fail_after(deadline):
+                fresh = await self._survey(self._current)
+        except trio.TooSlowError:
+            failure = TimedOut("the survey did not end in time", after=format_duration(deadline))
+        except NebfsError as exc:
+            failure = exc
+        except Exception as exc:  # a bug must not end the mount: the last good snapshot stays
+            log.exception("catalog.bug")
+            failure = NebfsError(
+                "an error in nebfs; its log has the details", kind=type(exc).__name__
+            )
+        else:
+            await self._arrived(fresh)
+            return None
+        self._failed(failure)
+        return failure
+
+    async def _arrived(self, fresh: CloudSnapshot) -> None:
+        if self._failures:
+            log.info("catalog.refreshed_again", failures=self._failures)
+        self._failures = 0
+        old = self._current
+        # Of the last good one the trouble of this moment is not a part: it is not saved.
+        good = replace(old, trouble="") if old is not None else None
+        changed = await trio.to_thread.run_sync(differs, good, fresh)
+        self._denied = ""
+        self._current = fresh
+        if changed or (old is not None and old.trouble):
+            self._tell(old, fresh)
+        self._unsaved |= changed
+        if self._unsaved:
+            await self._save(fresh)
+
+    def _failed(self, failure: NebfsError) -> None:
+        self._failures += 1
+        # The first, second, fourth, eighth... of a streak: an outage of a week is some ten lines.
+        if self._failures & (self._failures - 1) == 0:
+            log.warning("catalog.refresh_failed", reason=str(failure), failures=self._failures)
+        if isinstance(failure, Refused):
+            self._denied = str(failure)
+        if self._current is not None:
+            self._replace(replace(self._current, trouble=str(failure)))
+
+    def _replace(self, snapshot: CloudSnapshot) -> None:
+        """Make `snapshot` the current one; its lists are those of the one before, or the first."""
+        old, self._current = self._current, snapshot
+        if old is None or old.trouble != snapshot.trouble:
+            self._tell(old, snapshot)
+
+    def _tell(self, old: CloudSnapshot | None, new: CloudSnapshot) -> None:
+        for callback in self._subscribers:
+            try:
+                callback(old, new)
+            except Exception:  # a bug in one must not keep the news from the others
+                log.exception("catalog.subscriber_bug")
+
+    async def _load(self) -> CloudSnapshot | None:
+        try:
+            data = await self._documents.load(self._document)
+        except (NebfsError, OSError) as exc:
+            log.warning("catalog.not_loaded", error=str(exc))
+            return None
+        return None if data is None else await trio.to_thread.run_sync(unpack, data)
+
+    async def _save(self, snapshot: CloudSnapshot) -> None:
+        """Keep `snapshot` for the next start. That it cannot be kept is no reason to fail."""
+        try:
+            data = await trio.to_thread.run_sync(pack, snapshot)
+            await self._documents.save(self._document, data)
+        except (NebfsError, OSError, ValueError) as exc:
+            # Only the kind: the text of a ValueError may repeat a value.
+            log.warning("catalog.not_saved", error=type(exc).__name__)
+        else:
+            self._unsaved = False

@@ -1,0 +1,29 @@
+"""What every datastore driver offers to the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from nebfs.model import Datastore, Holding, Image
+
+
+class DatastoreDriver(Protocol):
+    """One kind of storage (DS_MAD). Built with plain values."""
+
+    async def holdings(self, datastore: Datastore, images: Sequence[Image]) -> tuple[Holding, ...]:
+        """Return where the bytes of each of `images` are, or why not, by ascending id.
+
+        Images that are being deleted are left out, and a system datastore has none. One bad image
+        is that image's trouble. Raises Unreachable when the datastore itself does not answer: then
+        nothing is known, which never means that nothing is there.
+        """
+        ...
+
+
+class DriverFactory(Protocol):
+    """How the registry builds a driver."""
+
+    def __call__(self, *, paths: Mapping[str, str]) -> DatastoreDriver:
+        """`paths`: path prefix as the front-end says it -> the same place on this machine."""
+        ...

@@ -1,0 +1,60 @@
+"""The drivers by OpenNebula's name for them (DS_MAD). A new driver is one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import cast
+
+import structlog
+
+from nebfs.datastores.driver import DatastoreDriver, DriverFactory
+from nebfs.datastores.unsupported import UnsupportedDatastore
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a driver's class is; `install` says what to do when its library is missing."""
+
+    module: str
+    name: str
+    install: str = ""
+
+
+# Alphabetical. Imported when first used, so that nobody pays for a library that he does not need.
+DRIVERS: Mapping[str, Entry] = {
+    "fs": Entry("nebfs.datastores.filesystem", "FilesystemDatastore"),
+}
+
+
+class DatastoreDrivers:
+    """The drivers of one mount, each built once: they hold the limits on threads."""
+
+    def __init__(
+        self, *, paths: Mapping[str, str] | None = None, drivers: Mapping[str, Entry] = DRIVERS
+    ) -> None:
+        self._paths = dict(paths or {})
+        self._drivers = drivers
+        self._built: dict[str, DatastoreDriver] = {}
+
+    def __call__(self, name: str) -> DatastoreDriver:
+        """Return the driver called `name`; for one that is not there, one that says so."""
+        if name not in self._drivers:
+            return UnsupportedDatastore(name)
+        if name not in self._built:
+            self._built[name] = self._build(name, self._drivers[name])
+        return self._built[name]
+
+    def _build(self, name: str, entry: Entry) -> DatastoreDriver:
+        try:
+            factory = cast("DriverFactory", getattr(import_module(entry.module), entry.name))
+        except ImportError as exc:
+            log.warning(
+                "datastore.driver_missing", driver=name, missing=exc.name, hint=entry.install
+            )
+            remedy = f"; {entry.install}" if entry.install else ""
+            return UnsupportedDatastore(name, f"the library {exc.name!r} is not installed{remedy}")
+        return factory(paths=self._paths)
