@@ -322,7 +322,8 @@ def _explain(problem: ErrorDetails, flags: Mapping[str, object]) -> str:
     elif variables := _variables(first):
         where = f"environment variable {variables[0]}"
     else:
-        where = str(_path(Path(str(flags.get("config_file", "settings")))))
+        file = flags.get("config_file") or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG_FILE")
+        where = str(file or "settings")
     if problem["type"] == "extra_forbidden":
         known = Datastores.model_fields if len(problem["loc"]) > 1 else Settings.model_fields
         return f"{where}: there is no setting {name}{nearest(str(problem['loc'][-1]), known)}"

@@ -1,1 +1,25 @@
-"""Room under construction."""
+"""The door: the words that a person types, and what the shell is told.
+
+Here lives one file per command (mount, umount, status, ls, demo), what they share (`mounts`: the
+kernel's mount table; `options`: the dialect of ``-o``; `background`: starting a daemon and waiting
+for its word; `door`: how a failure is told; `exits`: the codes below) and `main`, where reading
+starts. Nothing that a mounted filesystem does lives here: `mount` ends in one call of the daemon's
+`run`. Nobody imports this room.
+
+Commands are plain synchronous functions; the only event loop is the daemon's, in its own process
+or, with ``--foreground``, inside its one call.
+
+A person's mistake is answered by one line per problem that names cause and remedy, never by a
+traceback. Exit codes::
+
+    0    done; status: everything is healthy
+    1    failed for a reason that the message gives
+    2    usage: the command line, an option or a setting is wrong
+    3    not mounted, or no daemon is running
+    4    status: a place is degraded, a daemon died or does not answer
+    32   the mount failed (as mount(8) answers)
+    69   the front-end or marketplace cannot be reached
+    70   a mistake in nebfs itself: please report it
+    77   the front-end refused the credentials
+    130  interrupted from the keyboard
+"""

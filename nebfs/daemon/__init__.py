@@ -1,1 +1,19 @@
-"""Room under construction."""
+"""One mounted life: wiring, start, ready, drain, stop, control socket.
+
+What lives here: building every room with plain values from the settings (wiring.py, the only module
+that sees all of them), the order in which they start and stop (life.py), what is told about them
+(status.py), and how commands find and ask a running daemon (registry.py, control.py).
+
+What does not: anything that a room decides for itself.
+
+Who may import it: ``cli``.
+
+Start reading in life.py.
+
+Concurrency: one trio run. The rooms' background tasks live in one nursery and end together; the
+window to the kernel is opened last and closed first, so no request ever meets a half-built house.
+"""
+
+from nebfs.daemon.life import run
+
+__all__ = ["run"]

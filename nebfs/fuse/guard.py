@@ -22,8 +22,8 @@ log = structlog.get_logger()
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What an `ls` or a copier meets every day is not worth a line.
-_QUIET = {errno.ENOENT, errno.ENODATA, errno.ENOTSUP, errno.EROFS, errno.ESTALE}
+# What every `ls` meets, and what the kernel mends by itself, is not worth a line.
+_QUIET = {errno.ENOENT, errno.ESTALE}
 
 
 def number_of(exc: BaseException) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,9 @@ default 128 (measured); more brings nothing, one request is at most 1 MiB."""
 
 MAX_BACKGROUND = 64
 """Read-ahead requests under way at once; the default is 12, which starves a link with latency."""
+
+FUSECTL = Path("/sys/fs/fuse/connections")
+"""Where the kernel's control filesystem for FUSE is mounted."""
 
 MOUNT_FAILED = 32
 """The exit code of mount(8) for it."""
@@ -127,14 +131,19 @@ def _device_of(mountpoint: Path) -> str:
 
 def _tune(mounted: Mounted) -> None:
     minor = mounted.device.partition(":")[2]
+    if not (FUSECTL / minor).exists():
+        # systemd mounts it; where there is no systemd, as in a container, nobody has.
+        subprocess.run(
+            ["mount", "-t", "fusectl", "fusectl", FUSECTL], check=False, stderr=subprocess.DEVNULL
+        )
     for path, value in (
         (f"/sys/class/bdi/{mounted.device}/read_ahead_kb", READ_AHEAD_KB),
-        (f"/sys/fs/fuse/connections/{minor}/max_background", MAX_BACKGROUND),
+        (f"{FUSECTL}/{minor}/max_background", MAX_BACKGROUND),
     ):
         try:
             Path(path).write_text(str(value))
         except OSError as exc:
-            # fusectl may not be mounted, as in a container: reads are right all the same.
+            # Not allowed, as in a container: reads are right all the same.
             log.info("mount.untuned", path=path, error=str(exc))
         else:
             if path.endswith("read_ahead_kb"):

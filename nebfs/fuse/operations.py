@@ -313,8 +313,9 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        """List the names of an inode's extended attributes."""
-        return [name.encode() for name in self._extended(self._tree.inodes.node(inode))]
+        """List the names of an inode's extended attributes; the kernel allows links none."""
+        node = self._tree.inodes.node(inode)
+        return [] if isinstance(node, Link) else [name.encode() for name in self._extended(node)]
 
     @guarded
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:

@@ -1,0 +1,91 @@
+"""What a running daemon says about itself, on the control socket and in .nebfs/status.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import nebfs
+from nebfs.catalog.snapshot import DatastoreListing, MarketplaceListing
+from nebfs.daemon.wiring import House
+
+
+class Status:
+    """Collects the facts. Cheap enough to be asked once a second."""
+
+    def __init__(self, house: House, mountpoint: Path) -> None:
+        self._house = house
+        self._mountpoint = mountpoint
+        self._started = time.time()
+
+    def facts(self) -> dict[str, object]:
+        """Return everything, in the shape that control.py documents."""
+        house = self._house
+        places = self._places()
+        counters = house.operations.counters
+        store, memory = house.store.statistics(), house.memory.statistics()
+        denied = house.catalog.denied
+        snapshot = house.catalog.current
+        trouble = denied or (snapshot.trouble if snapshot is not None else "never listed")
+        return {
+            "version": nebfs.__version__,
+            "mountpoint": str(self._mountpoint),
+            "source": house.source,
+            "pid": os.getpid(),
+            "uptime": time.time() - self._started,
+            "healthy": not trouble and all(place["healthy"] for place in places),
+            "trouble": trouble,
+            "as_of": snapshot.taken if snapshot is not None else None,
+            "places": places,
+            "cache": {
+                **asdict(store),
+                "hits": counters.warm_reads,
+                "misses": counters.reads - counters.warm_reads,
+                "memory": asdict(memory),
+            },
+            "fetcher": asdict(house.fetcher.statistics()),
+            "reads": asdict(counters),
+            "open_files": house.operations.open_files,
+            "open_objects": house.library.open_objects,
+            "inodes": len(house.tree.inodes),
+        }
+
+    def document(self) -> bytes:
+        """Return the facts as .nebfs/status.json shows them."""
+        return (json.dumps(self.facts(), indent=2) + "\n").encode()
+
+    async def answer(self, question: dict[str, object]) -> dict[str, object]:
+        """Answer a question on the control socket."""
+        match question.get("command"):
+            case "status":
+                return self.facts()
+            case "refresh":
+                failure = await self._house.catalog.refresh()
+                return {"refreshed": failure is None, "trouble": str(failure or "")}
+            case other:
+                return {"error": f"this nebfs ({nebfs.__version__}) does not know {other!r}"}
+
+    def _places(self) -> list[dict[str, object]]:
+        snapshot = self._house.catalog.current
+        if snapshot is None:
+            return []
+        return [
+            _place("marketplace", m.marketplace.name, m, len(m.offers))
+            for m in snapshot.marketplaces
+        ] + [_place("datastore", d.datastore.name, d, len(d.holdings)) for d in snapshot.datastores]
+
+
+def _place(
+    kind: str, name: str, listing: MarketplaceListing | DatastoreListing, objects: int
+) -> dict[str, object]:
+    return {
+        "kind": kind,
+        "name": name,
+        "healthy": not listing.trouble,
+        "trouble": listing.trouble,
+        "objects": objects,
+        "age": time.time() - listing.as_of if listing.as_of else None,
+    }

@@ -1,0 +1,243 @@
+"""The only module that sees every room: builds the house from the settings, and takes it down."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+
+from nebfs import marketplaces
+from nebfs.blocks import DiskStore, Documents, MemoryStore, Store
+from nebfs.catalog import Catalog, CloudSnapshot, Surveyor
+from nebfs.config import Settings
+from nebfs.content import Library, LibrarySettings, Prober
+from nebfs.datastores import DatastoreDrivers
+from nebfs.errors import Refused, Unreachable
+from nebfs.fetcher.client import FetcherProcess, open_fetcher
+from nebfs.fetcher.settings import FetcherSettings
+from nebfs.fuse import Operations, OperationsSettings
+from nebfs.model import Content, without_credentials
+from nebfs.opennebula import (
+    Caller,
+    FrontEnd,
+    NotAuthenticated,
+    find_endpoint,
+    find_session,
+)
+from nebfs.tree import Tree, TreeSettings
+
+log = structlog.get_logger()
+
+Survey = Callable[[CloudSnapshot | None], Awaitable[CloudSnapshot]]
+
+
+@dataclass(slots=True)
+class House:
+    """Everything that lives while the filesystem is mounted."""
+
+    source: str
+    store: Store
+    memory: MemoryStore
+    fetcher: FetcherProcess
+    catalog: Catalog
+    prober: Prober
+    library: Library
+    tree: Tree
+    operations: Operations
+    nursery: trio.Nursery
+    _status: list[Callable[[], bytes]]
+
+    def show_status(self, make: Callable[[], bytes]) -> None:
+        """Have .nebfs/status.json made by `make`."""
+        self._status[:] = [make]
+
+    def refresh_soon(self) -> None:
+        """Ask for new lists, in the background."""
+        self.nursery.start_soon(self.catalog.refresh)
+
+
+@asynccontextmanager
+async def built(settings: Settings) -> AsyncIterator[House]:
+    """Build the house and have its first lists: what is yielded can be mounted at once.
+
+    Raises UserError, or what kept the first lists from being had.
+    """
+    store, documents = await _prepare_cache(settings)
+    try:
+        async with open_fetcher(_fetcher_settings(settings)) as fetcher:
+            source, survey, identity = _survey(settings, fetcher)
+            catalog = Catalog(
+                survey,
+                documents,
+                interval=settings.refresh_interval,
+                deadline=settings.listing_deadline,
+                document=f"catalogue-{identity}.json",
+            )
+            prober = Prober(fetcher, documents, timeout=settings.listing_deadline)
+            await prober.load()
+            try:
+                await catalog.start()
+            except NotAuthenticated as exc:
+                where = settings.auth_file or "the file that ONE_AUTH names, or ~/.one/one_auth"
+                raise Refused(
+                    f"the front-end at {source} refuses the login: wrong user or password; "
+                    f"look into {where}"
+                ) from exc
+            _see_that_something_was_listed(catalog)
+            async with trio.open_nursery() as nursery:
+                house = _furnish(settings, source, store, fetcher, catalog, prober, nursery)
+                if isinstance(store, DiskStore):
+                    nursery.start_soon(store.measure)
+                nursery.start_soon(prober.run)
+                nursery.start_soon(catalog.run)
+                try:
+                    yield house
+                finally:
+                    nursery.cancel_scope.cancel()
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+                        await prober.save()
+    finally:
+        if isinstance(store, DiskStore):
+            store.unlock()
+
+
+def _see_that_something_was_listed(catalog: Catalog) -> None:
+    """Raise if no place of a cloud-less mount was ever listed: nobody wants such a mount."""
+    current = catalog.current
+    if current is not None and current.user is None and current.marketplaces:
+        troubles = [m.trouble for m in current.marketplaces if not m.as_of]
+        if len(troubles) == len(current.marketplaces):
+            raise Unreachable(troubles[0])
+
+
+def _furnish(
+    settings: Settings,
+    source: str,
+    store: Store,
+    fetcher: FetcherProcess,
+    catalog: Catalog,
+    prober: Prober,
+    nursery: trio.Nursery,
+) -> House:
+    status: list[Callable[[], bytes]] = [lambda: b"{}\n"]
+    tree = Tree(
+        catalog,
+        prober,
+        nursery,
+        TreeSettings(listing_deadline=settings.listing_deadline),
+        status=lambda: status[0](),  # noqa: PLW0108 - it is replaced later
+        cloud=not settings.marketplaces,
+    )
+    memory = store if isinstance(store, MemoryStore) else MemoryStore()
+
+    def damaged(content: Content) -> None:
+        tree.damaged(operations.nodes_of(content))
+
+    library = Library(
+        fetcher,
+        store,
+        memory,
+        nursery,
+        LibrarySettings(
+            patience=settings.deadline,
+            turns=settings.connections,
+            read_ahead=settings.read_ahead,
+        ),
+        on_changed=prober.forget,
+        on_damaged=damaged,
+    )
+    operations = Operations(
+        tree,
+        library,
+        prober,
+        OperationsSettings(
+            deadline=settings.deadline,
+            owner=(
+                os.geteuid() if settings.uid is None else settings.uid,
+                os.getegid() if settings.gid is None else settings.gid,
+            ),
+            umask=settings.umask,
+        ),
+    )
+    if catalog.current is not None:
+        tree.update(None, catalog.current)
+    catalog.subscribe(tree.update)
+    return House(
+        source,
+        store,
+        memory,
+        fetcher,
+        catalog,
+        prober,
+        library,
+        tree,
+        operations,
+        nursery,
+        status,
+    )
+
+
+async def _prepare_cache(settings: Settings) -> tuple[Store, Documents]:
+    """Return the cache on disk or, if the directory cannot be used, one in memory."""
+    try:
+        store = await trio.to_thread.run_sync(
+            DiskStore.prepare, settings.cache_dir, settings.cache_size, settings.cache_min_free
+        )
+    except OSError as exc:
+        log.warning(
+            "cache.unusable",
+            directory=str(settings.cache_dir),
+            error=str(exc),
+            effect="blocks are kept in memory only, and forgotten at the end",
+        )
+        return MemoryStore(), Documents(None)
+    return store, Documents(settings.cache_dir / "documents")
+
+
+def _fetcher_settings(settings: Settings) -> FetcherSettings:
+    return FetcherSettings(
+        user_agent=settings.user_agent,
+        ca_file=str(settings.ca_file or ""),
+        connect_timeout=settings.connect_timeout,
+        stall_timeout=settings.stall_timeout,
+        connections_per_host=2 * settings.connections,
+        log_level=logging.getLevelNamesMapping()[settings.log_level.upper()],
+    )
+
+
+def _survey(settings: Settings, fetcher: FetcherProcess) -> tuple[str, Survey, str]:
+    """Return what is mounted (for people), how its lists are had, and a name for the saved ones.
+
+    The name is of the endpoint and the session: lists that one user may see are not another's.
+    """
+    surveyor = Surveyor(
+        marketplace_driver=lambda name, version: marketplaces.driver_for(
+            name, call=fetcher.call, version=version
+        ),
+        datastore_driver=DatastoreDrivers(paths=settings.datastore_paths),
+        # Shorter than what the whole survey may take, so that one place cannot fail all of them.
+        place_timeout=settings.listing_deadline * 0.75,
+        now=time.time,
+    )
+    if settings.marketplaces:
+        urls = settings.marketplaces
+        source = ",".join(map(without_credentials, urls))
+        return source, partial(surveyor.marketplaces, urls), _digest(*urls)
+    session = find_session(os.environ, Path.home(), path=settings.auth_file)
+    endpoint = find_endpoint(os.environ, Path.home(), explicit=settings.source)
+    front_end = FrontEnd(Caller(fetcher.call, endpoint, session))
+    survey = partial(surveyor.cloud, front_end, endpoint)
+    return without_credentials(endpoint), survey, _digest(endpoint, session.text)
+
+
+def _digest(*facts: str) -> str:
+    return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]

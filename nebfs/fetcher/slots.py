@@ -1,0 +1,189 @@
+"""Assembling a stream of network chunks into slots of a file: hashed, zero-checked, written.
+
+Pure but for pwrite: no event loop, no network. Measured on one core against loopback: one copy of
+each chunk into a reused buffer and one pwrite per megabyte cost less than gathering the chunks
+themselves for pwritev (three to four times as many page-sized pieces, hashed in parts), and
+less than a thread per write.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import xxhash
+
+from nebfs.errors import CacheFault
+from nebfs.model import Filled
+
+BUFFER_SIZE = 1 << 20
+"""Bytes gathered before they are written: large enough to make a write's and a report's fixed cost
+vanish, small enough to stay in the processor's cache between the copy, the hash and the write."""
+
+_SPARE_BUFFERS = 8
+"""Buffers kept for the next transfer: as many as there are usually transfers at once. A fresh one
+costs 256 page faults."""
+
+_SEEDS = 1 << 64
+
+Report = Callable[[Sequence[Filled]], None]
+
+
+class Buffers:
+    """A few reusable buffers of BUFFER_SIZE, so that a transfer does not begin with page faults."""
+
+    __slots__ = ("_spare",)
+
+    def __init__(self) -> None:
+        self._spare: list[bytearray] = []
+
+    def borrow(self, slot_size: int, wanted: int) -> bytearray:
+        """Return a buffer of whole slots, of about `wanted` bytes and never less than one slot."""
+        if wanted <= BUFFER_SIZE // 4 or BUFFER_SIZE % slot_size:
+            slots = max(1, min(wanted, BUFFER_SIZE) // slot_size)
+            return bytearray(slots * slot_size)
+        return self._spare.pop() if self._spare else bytearray(BUFFER_SIZE)
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Keep `buffer` for the next transfer, if it is a usual one and few are kept."""
+        if len(buffer) == BUFFER_SIZE and len(self._spare) < _SPARE_BUFFERS:
+            self._spare.append(buffer)
+
+
+class SlotWriter:
+    """Takes one run of a content's bytes in chunks of any size; fills its slots in the file.
+
+    A slot counts when its last byte has come; a slot of which the run has only a part is neither
+    written nor reported. Slots of zeros are reported and not written: the file has a hole there.
+    """
+
+    __slots__ = (
+        "_base",
+        "_buffer",
+        "_complete",
+        "_content_size",
+        "_fd",
+        "_fill",
+        "_hashed",
+        "_report",
+        "_seed",
+        "_slot_size",
+        "_stop",
+        "_view",
+        "_zeros",
+    )
+
+    def __init__(
+        self,
+        fd: int,
+        buffer: bytearray,
+        *,
+        start: int,
+        stop: int,
+        slot_size: int,
+        content_size: int,
+        seed: int,
+        report: Report,
+    ) -> None:
+        """Fill [`start`, `stop`) of a content of `content_size` bytes; `start` begins a slot.
+
+        `buffer` holds a whole number of slots and is the caller's again after the last call.
+        """
+        if start % slot_size or len(buffer) % slot_size:
+            raise ValueError(f"{start} or {len(buffer)} is not a multiple of {slot_size}")
+        self._fd = fd
+        self._buffer = buffer
+        self._view = memoryview(buffer)
+        self._zeros = bytes(slot_size)
+        self._slot_size = slot_size
+        self._content_size = content_size
+        self._seed = seed
+        self._report = report
+        self._stop = stop
+        self._base = start  # where in the content the buffer begins
+        self._fill = 0  # bytes in the buffer
+        self._hashed = 0  # bytes of it that belong to complete slots
+        self._complete: list[Filled] = []
+
+    @property
+    def missing(self) -> int:
+        """Bytes of the run that have not been fed yet."""
+        return self._stop - self._base - self._fill
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of complete slots that are not written and reported yet."""
+        return self._hashed
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes of the run; what goes beyond its end is ignored.
+
+        Writes and reports by itself whenever the buffer is full. Raises CacheFault.
+        """
+        view = memoryview(chunk)
+        length = min(len(view), self.missing)
+        position = 0
+        while position < length:
+            count = min(length - position, len(self._buffer) - self._fill)
+            end = self._fill + count
+            self._view[self._fill : end] = view[position : position + count]
+            self._fill = end
+            position += count
+            self._complete_slots()
+            if end == len(self._buffer):
+                self.flush()
+
+    def flush(self) -> None:
+        """Write and report the complete slots. Raises CacheFault; what it wrote before is reported.
+
+        Neighbouring slots that are not zero go out in one write.
+        """
+        if not self._complete:
+            return
+        written = 0
+        at = run = 0
+        try:
+            for filled in self._complete:
+                if filled.zero:
+                    self._write(run, at)
+                    written = at = run = at + filled.length
+                else:
+                    at += filled.length
+            self._write(run, at)
+            written = at
+        finally:
+            # After a fault: only what certainly is in the file.
+            good = -(-written // self._slot_size) if written else 0
+            done, self._complete = self._complete[:good], []
+            if done:
+                self._report(done)
+        rest = self._fill - self._hashed
+        if rest:
+            self._view[:rest] = self._view[self._hashed : self._fill]
+        self._base += self._hashed
+        self._fill, self._hashed = rest, 0
+
+    def _complete_slots(self) -> None:
+        size = self._slot_size
+        while self._fill > self._hashed:
+            offset = self._base + self._hashed
+            length = min(size, self._content_size - offset)
+            if self._fill - self._hashed < length:
+                return
+            number = offset // size
+            data = self._view[self._hashed : self._hashed + length]
+            # startswith is a memcmp that ends at the first byte that is not zero.
+            zero = self._zeros.startswith(data)
+            checksum = xxhash.xxh3_64_intdigest(data, seed=(self._seed + number) % _SEEDS)
+            self._complete.append(Filled(number, length, checksum, zero))
+            self._hashed += length
+
+    def _write(self, start: int, stop: int) -> None:
+        while start < stop:
+            try:
+                start += os.pwrite(self._fd, self._view[start:stop], self._base + start)
+            except OSError as exc:
+                # ENOSPC, EDQUOT, EIO, EROFS: whatever it is, it is the cache that failed.
+                raise CacheFault(
+                    "the cache file could not be written", reason=exc.strerror, errno=exc.errno
+                ) from exc

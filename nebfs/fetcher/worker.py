@@ -1,0 +1,291 @@
+"""The fetcher process: takes requests from its socket, runs each as a task, answers. asyncio.
+
+It keeps nothing that matters, caps nothing (the daemon decides how much is asked at once) and ends
+with the daemon: by SIGTERM, by the end of the socket, and by PR_SET_PDEATHSIG when the daemon is
+killed while a child of its own still holds the socket.
+
+Frames in: ``{"do": "fetch" | "call" | "cancel", "id": number, ...}``. Frames out: ``{"is":
+"filled" | "fetched" | "answered" | "failed" | "cancelled", "id": number, ...}``. Every cancel is
+answered with cancelled, which says that nothing of that request is written any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import ctypes
+import errno
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from nebfs.errors import FetcherDied, NebfsError, Unreachable
+from nebfs.fetcher import records, wire
+from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest, Filled
+from nebfs.fetcher.settings import FetcherSettings
+from nebfs.fetcher.transports import Transport, make_transport
+from nebfs.fetcher.transports.http import Http
+from nebfs.model import Revision
+
+FRAMES_PER_TURN = 64
+"""Requests taken before the loop may look at the network again."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+log = structlog.get_logger()
+
+
+def main() -> None:
+    """Run until the daemon closes the socket or says SIGTERM."""
+    descriptor, parent, text = sys.argv[1:]
+    settings = FetcherSettings.from_json(text)
+    _log_to_stderr(settings.log_level)
+    # Before all else: a terminal's Ctrl-C is the daemon's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with(int(parent))
+    os.chdir("/")
+    _allow_many_files()
+    with socket.socket(fileno=int(descriptor)) as sock:
+        sock.setblocking(False)
+        asyncio.run(_serve(sock, settings))
+
+
+async def _serve(sock: socket.socket, settings: FetcherSettings) -> None:
+    worker = Worker(sock, settings)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+    await worker.run()
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the daemon dies however it dies (prctl(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        log.warning("not bound to the daemon's life", errno=ctypes.get_errno())
+    if os.getppid() != parent:
+        sys.exit(0)  # it died before prctl was called
+
+
+def _allow_many_files() -> None:
+    """Every open fetch is a descriptor here; the usual soft limit of 1024 is for select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _log_to_stderr(level: int) -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=("timestamp", "level", "event")),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+class Worker:
+    """One socket to the daemon, its open requests and the transports."""
+
+    def __init__(self, sock: socket.socket, settings: FetcherSettings) -> None:
+        """`sock` is a non-blocking SOCK_SEQPACKET socket and stays the caller's."""
+        self._socket = sock
+        self._settings = settings
+        self._buffer = wire.receive_buffer()
+        self._view = memoryview(self._buffer)
+        self._outbox: collections.deque[wire.Parcel] = collections.deque()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._transports: dict[str, Transport] = {}
+        self._http: Http | None = None
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let `run` return."""
+        self._stopped.set()
+
+    async def run(self) -> None:
+        """Serve until the socket ends or `stop` is called."""
+        self._loop.add_reader(self._socket, self._receive)
+        try:
+            await self._stopped.wait()
+        finally:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            for transport in self._transports.values():
+                await transport.aclose()
+            while self._outbox:
+                self._outbox.popleft().close()
+
+    def _receive(self) -> None:
+        for _ in range(FRAMES_PER_TURN):
+            try:
+                count, ancillary, flags, _ = self._socket.recvmsg_into(
+                    [self._buffer], wire.ANCILLARY_SIZE, wire.RECEIVE_FLAGS
+                )
+            except BlockingIOError:
+                return
+            except OSError:
+                count, ancillary, flags = 0, [], 0
+            if count == 0:
+                self.stop()
+                return
+            try:
+                self._take(wire.unpack(self._view[:count], ancillary, flags))
+            except Exception as exc:
+                # A request is lost and nobody would ever be told: start afresh.
+                log.error("daemon not understood", exc_info=exc)
+                self.stop()
+                return
+
+    def _take(self, frame: wire.Frame) -> None:
+        header = frame.header
+        number: int = header["id"]
+        match header["do"]:
+            case "fetch":
+                request = records.fetch_from_json(header)
+                (fd,) = frame.fds
+                task = self._loop.create_task(self._fetch(number, request, fd))
+                # Not in the task: one that is cancelled before its first step never runs at all.
+                task.add_done_callback(lambda _: os.close(fd))
+                self._keep(number, task)
+            case "call":
+                call = records.call_from_json(header, frame.payload)
+                self._keep(number, self._loop.create_task(self._call(number, call)))
+            case "cancel":
+                running = self._tasks.get(number)
+                if running is None:
+                    self.send({"is": "cancelled", "id": number})
+                else:
+                    running.add_done_callback(
+                        lambda _: self.send({"is": "cancelled", "id": number})
+                    )
+                    running.cancel()
+
+    def _keep(self, number: int, task: asyncio.Task[None]) -> None:
+        self._tasks[number] = task
+        task.add_done_callback(lambda _: self._tasks.pop(number))
+
+    async def _fetch(self, number: int, request: FetchRequest, fd: int) -> None:
+        reporter = _Reporter(self, number)
+        try:
+            transport = self._transport(request.locator.transport)
+            revision = await transport.fetch(request, fd, reporter)
+            message: dict[str, Any] = {
+                "is": "fetched",
+                "revision": records.revision_to_json(revision),
+                "slots": reporter.take(),
+            }
+        except Exception as exc:  # noqa: BLE001 - every failure is an answer
+            reporter.send()  # what was filled before it is good
+            message = {"is": "failed", **records.error_to_json(_as_failure(exc))}
+        self.send({"id": number, **message})
+
+    async def _call(self, number: int, request: CallRequest) -> None:
+        body = b""
+        try:
+            answer: CallAnswer = await self._http_transport().call(request)
+            message = {"is": "answered", **records.answer_to_json(answer)}
+            body = answer.body
+        except Exception as exc:  # noqa: BLE001 - every failure is an answer
+            message = {"is": "failed", **records.error_to_json(_as_failure(exc))}
+        self.send({"id": number, **message}, body)
+
+    def _transport(self, name: str) -> Transport:
+        if name == "http":
+            return self._http_transport()
+        if name not in self._transports:
+            self._transports[name] = make_transport(name, self._settings)
+        return self._transports[name]
+
+    def _http_transport(self) -> Http:
+        if self._http is None:
+            self._http = Http(self._settings)
+            self._transports["http"] = self._http
+        return self._http
+
+    def send(self, header: Mapping[str, Any], payload: bytes = b"") -> None:
+        """Send one frame to the daemon, in order, now or as soon as the socket takes it."""
+        try:
+            parcel = wire.Parcel(header, payload)
+        except OSError as exc:
+            # No memory or no descriptor for a big answer.
+            reason = Unreachable("the answer could not be handed over", reason=exc.strerror)
+            failure = {"is": "failed", "id": header["id"], **records.error_to_json(reason)}
+            parcel = wire.Parcel(failure)
+        self._outbox.append(parcel)
+        if len(self._outbox) == 1:
+            self._post()
+
+    def _post(self) -> None:
+        """Send what is in the outbox; what the socket does not take now waits for it."""
+        while self._outbox:
+            try:
+                self._socket.sendmsg(*self._outbox[0].arguments)
+            except BlockingIOError:
+                self._loop.add_writer(self._socket, self._post)
+                return
+            except OSError as exc:
+                if exc.errno in (errno.ETOOMANYREFS, errno.ENOBUFS):
+                    self._loop.call_later(0.01, self._post)
+                    return
+                self.stop()  # the daemon is gone
+                return
+            self._outbox.popleft().close()
+        self._loop.remove_writer(self._socket)
+
+
+class _Reporter:
+    """The Listener of one fetch: reports in batches.
+
+    What is filled in one turn of the loop goes out in one message, and the last slots go out with
+    the answer itself: a fetch of one slot costs one message.
+    """
+
+    __slots__ = ("_found", "_loop", "_number", "_slots", "_worker")
+
+    def __init__(self, worker: Worker, number: int) -> None:
+        self._worker = worker
+        self._number = number
+        self._found: Revision | None = None
+        self._slots: list[Filled] = []
+        self._loop = asyncio.get_running_loop()
+
+    def found(self, revision: Revision) -> None:
+        self._found = revision
+
+    def filled(self, slots: Sequence[Filled]) -> None:
+        if not self._slots:
+            self._loop.call_soon(self.send)
+        self._slots.extend(slots)
+
+    def send(self) -> None:
+        if not self._slots:
+            return
+        message: dict[str, Any] = {"is": "filled", "id": self._number}
+        if self._found is not None:
+            message["found"] = records.revision_to_json(self._found)
+            self._found = None
+        message["slots"] = self.take()
+        self._worker.send(message)
+
+    def take(self) -> list[tuple[int, int, int, bool]]:
+        slots, self._slots = self._slots, []
+        return records.filled_to_json(slots)
+
+
+def _as_failure(exc: Exception) -> NebfsError:
+    if isinstance(exc, NebfsError):
+        return exc
+    # Our own mistake. It must not hang the daemon's reader nor take other requests along.
+    log.error("request failed unexpectedly", exc_info=exc)
+    return FetcherDied("the fetcher failed with this request", reason=type(exc).__name__)

@@ -1,0 +1,397 @@
+"""Bad input and faults: a clear message or errno, no hang, no traceback, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.mounted
+
+ALPINE = "Alpine Linux 3.20"
+
+
+def url_of(cloud, end):
+    return next(u for u in cloud.published if u.endswith(end))
+
+
+def failing_read(path, offset=0, length=4096):
+    """Return the errno of a read."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.pread(fd, length, offset)
+    except OSError as exc:
+        return exc.errno
+    finally:
+        os.close(fd)
+    return 0
+
+
+# --- at the start -------------------------------------------------------------------------------
+
+
+def test_a_wrong_password_is_said_and_nothing_is_mounted(make_mount, servers):
+    mount = make_mount(servers.frontend_url, auth="oneadmin:wrong-canary")
+    done = mount.start(check=False)
+    assert done.returncode == 77
+    assert "wrong user or password" in done.stderr
+    assert str(mount.path.parent / "auth") in done.stderr
+    assert "Traceback" not in done.stderr + mount.log
+    assert "canary" not in done.stderr + mount.log
+    assert not os.path.ismount(mount.path)
+
+
+def test_no_front_end_and_nothing_saved_is_said(make_mount):
+    mount = make_mount("http://127.0.0.1:9/RPC2")
+    done = mount.start(check=False)
+    assert done.returncode == 69
+    assert "127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr + mount.log
+
+
+def test_an_endpoint_that_is_no_front_end_is_said(make_mount, servers):
+    mount = make_mount(f"{servers.files_url}/nothing")
+    done = mount.start(check=False)
+    assert done.returncode not in {0, 70}
+    assert "Traceback" not in done.stderr + mount.log
+
+
+def test_it_mounts_from_the_saved_lists_while_the_front_end_is_down(make_mount, cloud, home):
+    from nebfs.demo.server import serve
+
+    home = home / "again"
+    with serve(cloud) as servers:
+        url = servers.frontend_url
+        mount = make_mount(url, home=home)
+        mount.start()
+        whole = (mount.app(ALPINE) / f"{ALPINE}.qcow2").read_bytes()
+        mount.stop()
+    mount.start()
+    assert "Debian 12" in os.listdir(mount.path / "marketplaces/OpenNebula Public")
+    assert (mount.app(ALPINE) / f"{ALPINE}.qcow2").read_bytes() == whole  # all of it is cached
+    assert mount.image("ttylinux.qcow2").stat().st_size > 0
+    assert failing_read_or_stat(mount.app("Debian 12")) != 0
+    assert mount.status()["trouble"]
+
+
+def failing_read_or_stat(app):
+    """Return the errno of reading the app's first disk; one that cannot be asked has mode 0."""
+    disks = [p for p in app.iterdir() if p.suffix in {".raw", ".qcow2"}]
+    assert disks
+    try:
+        return failing_read(disks[0])
+    except OSError as exc:
+        return exc.errno
+
+
+def test_a_mount_point_that_does_not_exist_is_said(make_mount, servers, tools):
+    mount = make_mount(servers.frontend_url)
+    mount.path.rmdir()
+    done = mount.start(check=False)
+    assert done.returncode == 32
+    assert "mkdir" in done.stderr
+    mount.path.mkdir()
+
+
+def test_a_dead_mount_left_behind_is_cleared_by_the_next(mount):
+    mount.kill()
+    with pytest.raises(OSError, match="Transport endpoint"):
+        os.listdir(mount.path)
+    cleared = mount.start()
+    assert "cleared the dead mount" in cleared.stderr + cleared.stdout
+    assert "marketplaces" in os.listdir(mount.path)
+
+
+def test_mounting_twice_is_refused(mount, tools):
+    done = mount.start(check=False)
+    assert done.returncode == 32
+    assert "already" in done.stderr
+    assert "marketplaces" in os.listdir(mount.path)
+
+
+def test_a_cache_in_use_is_said_before_anything_is_mounted(mount, make_mount, servers):
+    other = make_mount(servers.frontend_url, "-o", f"cache_dir={mount.cache}")
+    other.argv[other.argv.index("--cache-dir") : other.argv.index("--cache-dir") + 2] = []
+    done = other.start(check=False)
+    assert done.returncode != 0
+    assert "in use by another nebfs" in done.stderr
+    assert not os.path.ismount(other.path)
+
+
+# --- later --------------------------------------------------------------------------------------
+
+
+def test_the_front_end_going_away_takes_nothing_away(make_mount, cloud):
+    from nebfs.demo.server import serve
+
+    with serve(cloud) as servers:
+        mount = make_mount(servers.frontend_url)
+        mount.start()
+        before = sorted(os.listdir(mount.path / "marketplaces/OpenNebula Public"))
+    from nebfs.daemon.control import ask
+
+    ask(next(mount.run_dir.glob("*.sock")), {"command": "refresh"}, 60)
+    assert sorted(os.listdir(mount.path / "marketplaces/OpenNebula Public")) == before
+    assert mount.status()["trouble"]
+    assert not mount.status()["healthy"]
+
+
+def test_a_marketplace_going_away_is_its_own_trouble(mount, servers, cloud):
+    cloud.marketplaces[0].template = type(cloud.marketplaces[0].template)(
+        tuple(
+            (k, "http://127.0.0.1:9/" if k == "ENDPOINT" else v)
+            for k, v in cloud.marketplaces[0].template.items
+        )
+    )
+    mount.refresh()
+    assert ALPINE in os.listdir(mount.path / "marketplaces/OpenNebula Public")
+    places = {p["name"]: p for p in mount.status()["places"]}
+    assert places["OpenNebula Public"]["trouble"]
+    assert not places["Private HTTP"]["trouble"]
+
+
+def test_a_right_that_is_lost_takes_effect_at_the_next_refresh(mount, cloud):
+    from nebfs.daemon.control import ask
+
+    cloud.set_password("oneadmin", "another")
+    ask(next(mount.run_dir.glob("*.sock")), {"command": "refresh"}, 30)
+    with pytest.raises(PermissionError):
+        os.listdir(mount.path / "marketplaces")
+    cloud.set_password("oneadmin", "opennebula")
+    mount.refresh()
+    assert os.listdir(mount.path / "marketplaces")
+
+
+def test_malformed_xml_keeps_the_last_lists(mount, servers, cloud):
+    from nebfs.daemon.control import ask
+
+    cloud.marketplaces[0].name = "broken \x01\ufffe name ]]> <"
+    ask(next(mount.run_dir.glob("*.sock")), {"command": "refresh"}, 30)
+    assert os.listdir(mount.path / "datastores/default")
+    assert "Traceback" not in mount.log
+
+
+# --- the bytes' place ---------------------------------------------------------------------------
+
+
+def test_a_server_without_range_is_read_all_the_same(mount, servers, cloud):
+    url = url_of(cloud, "debian-12.raw")
+    servers.files.switches(url).ranges = False
+    path = mount.app("Debian 12") / "Debian 12.raw"
+    with open(path, "rb") as file:
+        file.seek(5 << 20)
+        middle = file.read(4096)
+    with open(cloud.published[url], "rb") as file:
+        file.seek(5 << 20)
+        assert middle == file.read(4096)
+    assert (
+        hashlib.sha256(path.read_bytes()).digest()
+        == hashlib.sha256(cloud.published[url].read_bytes()).digest()
+    )
+
+
+def test_a_server_that_lies_about_the_length_never_gives_a_wrong_byte(make_mount, servers, cloud):
+    url = url_of(cloud, "debian-12.raw")
+    original = cloud.published[url].read_bytes()
+    mount = make_mount(servers.frontend_url, "-o", "deadline=3s,stall_timeout=1s")
+    mount.start()
+    path = mount.app("Debian 12") / "Debian 12.raw"
+    size = path.stat().st_size
+    servers.files.switches(url).longer = 1000
+    with open(path, "rb", buffering=0) as file:
+        for offset in range(0, size, 16 << 20):
+            try:
+                got = os.pread(file.fileno(), 4096, offset)
+            except OSError as exc:
+                assert exc.errno in {errno.EIO, errno.ETIMEDOUT, errno.ESTALE}
+            else:
+                assert got == original[offset : offset + 4096]
+
+
+def test_bodies_that_break_off_are_continued(mount, servers, cloud):
+    url = url_of(cloud, "debian-12.raw")
+    path = mount.app("Debian 12") / "Debian 12.raw"
+    path.stat()
+    servers.files.switches(url).cut_after = 700_000
+    with open(path, "rb") as file:
+        got = file.read(6 << 20)
+    assert got == cloud.published[url].read_bytes()[: 6 << 20]
+
+
+def test_a_server_that_fails_for_a_moment_is_asked_again(mount, servers, cloud):
+    url = url_of(cloud, "debian-12.raw")
+    path = mount.app("Debian 12") / "Debian 12.raw"
+    path.stat()
+    servers.files.switches(url).fail_next = 2
+    with open(path, "rb") as file:
+        assert file.read(4096) == cloud.published[url].read_bytes()[:4096]
+
+
+def test_a_stalled_body_ends_within_the_deadline_and_no_process_hangs(make_mount, servers, cloud):
+    url = url_of(cloud, "debian-12.raw")
+    mount = make_mount(servers.frontend_url, "-o", "deadline=3s,stall_timeout=1s")
+    mount.start()
+    path = mount.app("Debian 12") / "Debian 12.raw"
+    path.stat()
+    servers.files.switches(url).stall_after = 0
+    before = time.monotonic()
+    assert failing_read(path) in {errno.EIO, errno.ETIMEDOUT}
+    assert time.monotonic() - before < 15
+    reader = subprocess.Popen(
+        ["dd", f"if={path}", "of=/dev/null", "iflag=direct", "bs=1M"], stderr=subprocess.DEVNULL
+    )
+    time.sleep(0.2)
+    reader.send_signal(signal.SIGKILL)
+    reader.wait(15)
+    servers.files.release()
+    servers.files.switches(url).stall_after = None
+    assert failing_read(path) == 0
+
+
+def test_a_checksum_that_does_not_match_fails_the_copy(mount, servers, cloud, tmp_path, tools):
+    url = url_of(cloud, "alpine.qcow2")
+    path = mount.app(ALPINE) / f"{ALPINE}.qcow2"
+    path.stat()
+    servers.files.switches(url).corrupt_at = 100_000
+    done = tools.run("cp", path, tmp_path / "copy", check=False)
+    assert done.returncode == 1
+    assert "Input/output error" in done.stderr
+    assert failing_read(path) == errno.EIO
+    assert "checksum_mismatch" in mount.log
+    with open(path, "rb"):
+        assert tools.xattr(path, "user.nebfs.verified") == "mismatch"
+
+
+def test_an_app_that_changes_in_place_is_stale_for_who_has_it_open(mount, servers, cloud, tmp_path):
+    fresh = tmp_path / "fresh.raw"
+    fresh.write_bytes(os.urandom(3 << 20))
+    app = mount.app("Debian 12")
+    with open(app / "Debian 12.raw", "rb", buffering=0) as file:
+        first = file.read(4096)
+        number = next(a.id for a in cloud.apps.values() if a.name == "Debian 12")
+        cloud.replace_app_content(number, fresh, "2.0")
+        assert os.pread(file.fileno(), 4096, 0) == first
+        with pytest.raises(OSError, match="Stale file handle"):
+            os.pread(file.fileno(), 4096, 40 << 20)
+    mount.refresh()
+    assert (app / "Debian 12.raw").read_bytes() == fresh.read_bytes()
+
+
+def test_a_local_image_that_changes_is_stale_then_new(mount, cloud, tmp_path):
+    record = cloud.images[8]
+    fresh = tmp_path / "image"
+    fresh.write_bytes(b"old" * 5000)
+    os.rename(fresh, record.source)
+    mount.refresh()
+    path = mount.image("twin.raw")
+    assert path.read_bytes() == b"old" * 5000
+    with open(path, "rb", buffering=0) as file:
+        with open(record.source, "r+b") as inside:
+            inside.write(b"new")
+            inside.truncate(20000)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with pytest.raises(OSError, match="Stale file handle"):
+            os.pread(file.fileno(), 10, 0)
+    mount.refresh()
+    assert path.read_bytes() == Path(record.source).read_bytes()
+
+
+# --- the cache disk -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    if os.geteuid() != 0:
+        pytest.fail("mounting a tmpfs needs root, as this project's tests do")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_cache_disk_never_fails_a_read(make_mount, servers, cloud, tiny_disk):
+    mount = make_mount(servers.frontend_url, "-o", f"cache_dir={tiny_disk}/cache,cache_min_free=0")
+    at = mount.argv.index("--cache-dir")
+    mount.argv[at : at + 2] = []
+    mount.start()
+    url = url_of(cloud, "debian-12.raw")
+    path = mount.app("Debian 12") / "Debian 12.raw"
+    assert (
+        hashlib.sha256(path.read_bytes()).digest()
+        == hashlib.sha256(cloud.published[url].read_bytes()).digest()
+    )
+    assert "cache.bypassed" in mount.log
+
+
+def test_a_cache_that_cannot_be_made_is_said_and_reads_go_on(make_mount, servers, cloud):
+    mount = make_mount(servers.frontend_url, "-o", "cache_dir=/proc/nebfs")
+    at = mount.argv.index("--cache-dir")
+    mount.argv[at : at + 2] = []
+    mount.start()
+    path = mount.app(ALPINE) / f"{ALPINE}.qcow2"
+    assert path.read_bytes() == cloud.published[url_of(cloud, "alpine.qcow2")].read_bytes()
+    assert mount.status()["cache"]["kind"] == "memory"
+
+
+# --- coming and going ---------------------------------------------------------------------------
+
+
+def test_changes_in_the_cloud_are_seen_after_a_refresh(mount, cloud):
+    market = mount.path / "marketplaces/Private HTTP"
+    assert "twin" in os.listdir(market)
+    cloud.rename_app(20, "renamed app")
+    cloud.remove_app(21)
+    cloud.rename_image(0, "renamed image")
+    mount.refresh()
+    names = os.listdir(market)
+    assert "renamed app" in names
+    assert "tiny raw app" not in names
+    assert not (market / "tiny qcow2 app").exists()
+    assert (market / "renamed app/app.json").exists()
+    assert mount.image("renamed image.raw").exists()
+    assert not mount.image("tiny raw.raw").exists()
+
+
+def test_the_emoji_fault_hides_one_app_and_no_other(make_mount, servers, cloud):
+    cloud.poison_app(24)
+    mount = make_mount(servers.frontend_url)
+    mount.start()
+    names = os.listdir(mount.path / "marketplaces/Private HTTP")
+    assert "tiny raw app" in names
+    assert "unreadable-24" in names
+
+
+def test_a_term_lets_open_files_be_read_to_the_end(mount, cloud):
+    path = mount.app("Debian 12") / "Debian 12.raw"
+    pid = mount.pid
+    with open(path, "rb", buffering=0) as file:
+        file.read(4096)
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while os.path.ismount(mount.path) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not os.path.ismount(mount.path)
+        original = cloud.published[url_of(cloud, "debian-12.raw")]
+        with open(original, "rb") as whole:
+            whole.seek(9 << 20)
+            assert os.pread(file.fileno(), 4096, 9 << 20) == whole.read(4096)
+    deadline = time.monotonic() + 15
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_marketplace_without_a_cloud(make_mount, servers, cloud):
+    mount = make_mount(None, "--marketplace", servers.appliance_url)
+    mount.start()
+    market = next((mount.path / "marketplaces").iterdir())
+    assert os.listdir(mount.path) == ["marketplaces"]
+    copy = (market / ALPINE / f"{ALPINE}.qcow2").read_bytes()
+    assert copy == cloud.published[url_of(cloud, "alpine.qcow2")].read_bytes()

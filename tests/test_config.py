@@ -1,0 +1,218 @@
+"""Settings: where they come from, which wins, and what is said when they are wrong."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nebfs import config
+from nebfs.config import Settings, load
+from nebfs.errors import UserError
+from nebfs.units import GIB, MIB
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("NEBFS_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "nebfs.toml"
+
+    def write(text):
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def problem(overrides=None, config_file=None):
+    with pytest.raises(UserError) as caught:
+        load(config_file, overrides or {})
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_defaults():
+    settings = load(None, {})
+    assert settings.cache_size == 10 * GIB
+    assert settings.read_ahead == 32 * MIB
+    assert settings.refresh_interval == 300
+    assert settings.source == ""
+    assert settings.marketplaces == ()
+    assert settings.umask == 0o022
+    assert settings.datastore_paths == {}
+
+
+def test_file_then_environment_then_flags(file, monkeypatch):
+    written = file('cache_size = "1G"\ndeadline = 30\nread_ahead = "1M"\nconnections = 2\n')
+    monkeypatch.setenv("NEBFS_DEADLINE", "40s")
+    monkeypatch.setenv("NEBFS_READ_AHEAD", "2M")
+    settings = load(written, {"read_ahead": "0"})
+    assert (settings.cache_size, settings.deadline, settings.read_ahead) == (GIB, 40, 0)
+    assert settings.connections == 2
+    assert settings.config_file == written
+
+
+def test_the_environment_names_the_file(file, monkeypatch):
+    monkeypatch.setenv("NEBFS_CONFIG_FILE", str(file('cache_size = "1G"')))
+    assert load(None, {}).cache_size == GIB
+
+
+def test_an_empty_variable_is_no_setting(monkeypatch):
+    monkeypatch.setenv("NEBFS_UID", "")
+    assert load(None, {}).uid is None
+
+
+def test_marketplaces_in_every_spelling(file, monkeypatch):
+    urls = ("http://a.example/", "https://b.example/x")
+    assert load(None, {"marketplaces": urls}).marketplaces == urls
+    assert load(file(f"marketplaces = {list(urls)}"), {}).marketplaces == urls
+    monkeypatch.setenv("NEBFS_MARKETPLACES", " ".join(urls))
+    assert load(None, {}).marketplaces == urls
+
+
+def test_datastore_paths(file):
+    written = file('[datastores.paths]\n"/var/lib/one/datastores" = "/mnt/ds"\n')
+    assert load(written, {}).datastore_paths == {"/var/lib/one/datastores": "/mnt/ds"}
+    assert "not an absolute path" in problem(config_file=file('[datastores.paths]\n"/a" = "b"\n'))
+
+
+@pytest.mark.parametrize("source", ["", "none", "nebfs"])
+def test_fstab_needs_a_first_field(source):
+    assert load(None, {"source": source}).source == ""
+
+
+def test_every_problem_is_one_line_and_names_its_place(file, monkeypatch):
+    written = file('cache_szie = "5G"\nread_ahead = true\n[datastores.path]\na = "b"\n')
+    monkeypatch.setenv("NEBFS_CONNECTIONS", "0")
+    lines = problem({"refresh_interval": "5 parsecs"}, written).splitlines()
+    assert len(lines) == 5
+    text = "\n".join(lines)
+    assert f"{written}: there is no setting cache_szie; did you mean cache_size?" in text
+    assert f"{written}: there is no setting datastores.path; did you mean paths?" in text
+    assert f"{written}: read_ahead: a size is" in text
+    assert "environment variable NEBFS_CONNECTIONS: connections: input should be" in text
+    assert "command line: refresh_interval: '5 parsecs' is not a duration" in text
+
+
+def test_a_misspelt_variable_is_told(monkeypatch):
+    monkeypatch.setenv("NEBFS_CACHE_SZIE", "5G")
+    assert "NEBFS_CACHE_SIZE" in problem()
+
+
+def test_somebody_elses_variable_is_left_alone(monkeypatch):
+    monkeypatch.setenv("NEBFS_BENCH_ROUNDS", "5")
+    load(None, {})
+
+
+def test_a_broken_nested_variable_is_no_traceback(monkeypatch):
+    monkeypatch.setenv("NEBFS_DATASTORES__PATHS", "{x")
+    assert "datastores" in problem()
+
+
+def test_a_file_that_is_not_there_or_not_toml(file, tmp_path):
+    assert str(tmp_path / "no") in problem(config_file=tmp_path / "no")
+    assert "line 1" in problem(config_file=file("cache_size ="))
+    written = file("")
+    written.write_bytes(b"\xff\xfe")
+    assert "not valid TOML" in problem(config_file=written)
+
+
+def test_secrets_in_urls_are_not_shown():
+    url = "https://me:canary@market.example/x?token=canary"
+    settings = load(None, {"source": url, "marketplaces": [url]})
+    assert settings.source == url
+    assert "canary" not in repr(settings)
+    assert "canary" not in str(settings)
+    assert "https://market.example/x" in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["source", "marketplaces"])
+@pytest.mark.parametrize("url", ["me:canary@host", "ftp://me:canary@host", "http://[canary", "/x"])
+def test_secrets_in_refused_urls_are_not_shown(name, url):
+    text = problem({name: url})
+    assert "whole URL" in text
+    assert "canary" not in text
+
+
+@pytest.mark.parametrize("value", ["22x", "8", 22, "", "7777"])
+def test_umask_is_octal_text(value):
+    assert "umask" in problem({"umask": value})
+    assert load(None, {"umask": "027"}).umask == 0o027
+
+
+@pytest.mark.parametrize("value", [0, "0", -1, "inf", float("nan"), float("inf"), True, None, "x"])
+def test_deadlines_are_positive_and_finite(value):
+    assert "deadline" in problem({"deadline": value})
+
+
+@pytest.mark.parametrize("value", [-1, "9" * 400, True, 1.5, [], "0"])
+def test_sizes_are_checked(value):
+    assert "cache_size" in problem({"cache_size": value})
+
+
+def test_a_named_file_must_be_there(tmp_path):
+    assert "there is no file" in problem({"auth_file": tmp_path / "no"})
+    (tmp_path / "yes").touch()
+    assert load(None, {"auth_file": str(tmp_path / "yes")}).auth_file == tmp_path / "yes"
+
+
+def test_paths_are_absolute_and_know_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert load(None, {"cache_dir": "~/c"}).cache_dir == tmp_path / "c"
+    assert load(None, {"cache_dir": "c/../d"}).cache_dir == tmp_path / "d"
+    assert "home" in problem({"cache_dir": "~no-such-user-here/c"})
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        load(None, {}).deadline = 5
+
+
+def test_places_of_root_and_of_others(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert (str(config.default_cache_dir()), str(config.default_run_dir())) == (
+        "/var/cache/nebfs",
+        "/run/nebfs",
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert config.default_cache_dir() == tmp_path / ".cache/nebfs"
+    assert str(config.default_run_dir()) == "/tmp/nebfs-1234"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert config.default_cache_dir() == tmp_path / ".cache/nebfs"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/r")
+    assert (str(config.default_cache_dir()), str(config.default_run_dir())) == (
+        "/c/nebfs",
+        "/r/nebfs",
+    )
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(Settings.model_fields)),
+        st.one_of(
+            st.text(max_size=20),
+            st.integers(),
+            st.floats(),
+            st.booleans(),
+            st.none(),
+            st.lists(st.text(max_size=5), max_size=3),
+        ),
+        max_size=4,
+    )
+)
+def test_whatever_is_set_gives_settings_or_a_user_error(overrides):
+    try:
+        load(None, overrides)
+    except UserError as exc:
+        assert str(exc)
