@@ -117,7 +117,7 @@ def test_a_broken_nested_variable_is_no_traceback(monkeypatch):
 
 def test_a_file_that_is_not_there_or_not_toml(file, tmp_path):
     assert str(tmp_path / "no") in problem(config_file=tmp_path / "no")
-    assert "line 1" in problem(config_file=file("cache_size ="))
+    assert "line 1" in problem(config_file=file("cache_size =\nuid = 1"))
     written = file("")
     written.write_bytes(b"\xff\xfe")
     assert "not valid TOML" in problem(config_file=written)

@@ -32,6 +32,10 @@ DOCUMENT = "probes.json"
 REMEMBERED = 20_000
 REFUSED_FOR = 10.0
 """Seconds for which a failure is answered from memory: an `ls` twice in a row asks once."""
+
+GIVEN_UP = 3
+"""After so many questions in a row without an answer a place is not asked for REFUSED_FOR seconds:
+listing a thousand apps of a server that is down must not wait a thousand times."""
 SAVE_EVERY = 5.0
 
 
@@ -82,6 +86,7 @@ class Prober:
         self._now = now
         self._known: LRUCache[str, Probed] = LRUCache(REMEMBERED)
         self._refused: TTLCache[str, NebfsError] = TTLCache(4096, REFUSED_FOR, trio.current_time)
+        self._silent: dict[str, int] = {}
         self._asking: dict[str, trio.Event] = {}
         self._gates: LRUCache[str, Gate] = LRUCache(256)
         self._dirty = False
@@ -149,15 +154,26 @@ class Prober:
             probed = await self._probe(content)
         except NebfsError as exc:
             self._refused[identity] = exc
-            if isinstance(exc, (Unreachable, TimedOut)) and exc.retry_after is None:
-                self._refused[place_of(content.locator)] = exc
+            self._count_silence(content.locator, exc)
             raise
         finally:
             del self._asking[identity]
             asked.set()
         self._known[identity] = probed
         self._dirty = True
+        self._silent.pop(place_of(content.locator), None)
         return probed
+
+    def _count_silence(self, locator: Locator, exc: NebfsError) -> None:
+        """Give a place up that does not answer; one that answers with a status is there."""
+        place = place_of(locator)
+        if not isinstance(exc, (Unreachable, TimedOut)) or "status" in exc.facts:
+            self._silent.pop(place, None)
+            return
+        self._silent[place] = self._silent.get(place, 0) + 1
+        if self._silent[place] >= GIVEN_UP:
+            del self._silent[place]
+            self._refused[place] = exc
 
     async def _probe(self, content: Content) -> Probed:
         place = place_of(content.locator)

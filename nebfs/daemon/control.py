@@ -24,7 +24,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 import structlog
@@ -80,8 +80,7 @@ def ask(path: Path, question: Mapping[str, object], timeout: float) -> dict[str,
     answered = bytearray()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
-            line.settimeout(timeout)
-            line.connect(os.fspath(path))
+            _connect(line, path, until)
             line.sendall(json.dumps(question).encode() + b"\n")
             while not answered.endswith(b"\n") and len(answered) <= LONGEST_ANSWER:
                 # 0 would mean "do not wait" and answers with another error than TimeoutError.
@@ -99,11 +98,30 @@ def ask(path: Path, question: Mapping[str, object], timeout: float) -> dict[str,
     return _object(bytes(answered), path)
 
 
+def _connect(line: socket.socket, path: Path, until: float) -> None:
+    while True:
+        line.settimeout(max(until - time.monotonic(), 0.001))
+        try:
+            with _short(path) as name:
+                line.connect(name)
+        except BlockingIOError:
+            # Of UNIX sockets: so many are waiting to be heard that the kernel takes no more.
+            if time.monotonic() > until:
+                raise TimeoutError from None
+            time.sleep(0.02)
+        else:
+            return
+
+
 async def _converse(stream: trio.SocketStream, answer: Answer) -> None:
     try:
         question = await _question(stream)
         if question is not None:
             await stream.send_all(await _answered(question, answer) + b"\n")
+            if len(question) > LONGEST_QUESTION:
+                # Closing while there is more to read would take our answer away from the asker.
+                async for _ in stream:
+                    pass
     except trio.BrokenResourceError:
         log.debug("control_broke_off")  # who asked did not wait for the answer
 
@@ -155,16 +173,28 @@ def _object(answered: bytes, path: Path) -> dict[str, object]:
     return said
 
 
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """Give a name of `path` that fits into a socket's address, however long `path` is."""
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+        yield os.fspath(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
 def _listening(path: Path) -> socket.socket:
     """Return a socket that listens on `path`, mode 0600, in place of one that was left there."""
-    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
-        raise UserError(f"{path} is too long for a socket: choose a shorter --run-dir")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISSOCK(path.lstat().st_mode):  # never anything else that has its name
                 path.unlink()
-        listening.bind(os.fspath(path))
+        with _short(path) as name:
+            listening.bind(name)
         path.chmod(0o600)
         listening.listen(CONVERSATIONS)
     except OSError as exc:

@@ -25,8 +25,8 @@ from nebfs.model import without_credentials
 
 log = structlog.get_logger()
 
-# A socket's path has at most 107 bytes (sockaddr_un); this leaves 50 for the run directory, and a
-# digest keeps long names apart.
+# A socket's address has at most 107 bytes (sockaddr_un): enough for this name in a usual directory,
+# and in any that control.py abbreviates. A digest keeps long names apart.
 LONGEST_NAME = 50
 SUFFIX = ".json"
 

@@ -23,7 +23,7 @@ SHORT_LIFE = 5.0
 """Seconds: a worker that dies younger is restarted with a delay that doubles each time."""
 
 FIRST_DELAY, LAST_DELAY = 0.1, 5.0
-"""Seconds. A worker that cannot even start costs a fifth of a second of CPU each time."""
+"""Seconds. A start costs a good part of a second of CPU (imports), even when it fails at once."""
 
 FAREWELL = 1.0
 """Seconds that a cancelled fetch waits for the worker's word that it no longer writes. It comes at

@@ -74,6 +74,12 @@ async def _ask(
     offer: Offer, prober: Prober, deadline: float
 ) -> list[tuple[Content, Probed | NebfsError]]:
     answers: dict[int, Probed | NebfsError] = {}
+    for number, content in enumerate(offer.contents):
+        known = prober.known(content)
+        if known is not None:
+            answers[number] = known
+    if len(answers) == len(offer.contents):
+        return [(content, answers[n]) for n, content in enumerate(offer.contents)]
 
     async def ask(number: int, content: Content) -> None:
         try:
@@ -85,7 +91,8 @@ async def _ask(
     with trio.move_on_after(deadline):
         async with trio.open_nursery() as nursery:
             for number, content in enumerate(offer.contents):
-                nursery.start_soon(ask, number, content)
+                if number not in answers:
+                    nursery.start_soon(ask, number, content)
     late = NebfsError("its place did not answer in time")
     return [(content, answers.get(n, late)) for n, content in enumerate(offer.contents)]
 
@@ -150,10 +157,15 @@ def _written(modified: str) -> float:
         return 0.0
 
 
+_NAMES = {AppType.VMTEMPLATE: "DISK", AppType.SERVICE_TEMPLATE: "ROLE"}
+"""In which attribute a template app names others."""
+
+
 def _links(offer: Offer, path_of: Callable[[App, str], str]) -> dict[str, str]:
     """Return a link for each app that a template app names, in order; dangling ones included."""
-    key = {AppType.VMTEMPLATE: "DISK", AppType.SERVICE_TEMPLATE: "ROLE"}.get(offer.app.type, "")
-    named = [v for v in offer.app.template.all(key) if isinstance(v, Template)] if key else []
+    if offer.app.type not in _NAMES:
+        return {}
+    named = [v for v in offer.app.template.all(_NAMES[offer.app.type]) if isinstance(v, Template)]
     wanted = [
         (number, encode(value.get("APP")), "")
         for number, value in enumerate(named)

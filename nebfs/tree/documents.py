@@ -85,7 +85,10 @@ def definition(offer: Offer) -> bytes:
             facts["published"] = json.loads(offer.published)
         except ValueError:
             facts["published"] = offer.published
-    return (json.dumps(facts, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "replace")
+    # A line per fact, made by hand: with an indent the encoder would be the one in Python, and a
+    # listing makes thousands of these.
+    lines = (f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in facts.items())
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "replace")
 
 
 def documents(offer: Offer) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import stat
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 
 import trio
@@ -135,8 +135,10 @@ class MarketplaceDirectory(Directory):
     listing: MarketplaceListing
     asked_at: float = -math.inf
     """When an app's directory in it was last opened, on trio's clock."""
-    window: int = 0
-    """How many more apps to ask about ahead of somebody who walks through all of them."""
+    walk: Iterator[Node] = field(default_factory=lambda: iter(()))
+    """The apps still to be asked about, ahead of somebody who walks through all of them."""
+    lead: int = 0
+    """How many apps the asking is ahead of who walks."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -144,8 +146,6 @@ class AppDirectory(Directory):
     """An app: its image files, its definition, links to the apps that it names."""
 
     offer: Offer
-    ahead: bool = False
-    """Its files were asked about before anybody looked into it."""
     filled_at: float = 0.0
     """When its files were asked about, on trio's clock."""
     doubtful: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,8 +36,11 @@ log = structlog.get_logger()
 WALK = 2.0
 """Seconds between two apps' directories being opened for it to be a walk through all of them."""
 
+AHEAD = 4
+"""How many more apps are asked about for each one that a walk opens."""
+
 WIDEST = 128
-"""The most apps asked about ahead of a walk: two times what is in flight at one place."""
+"""The most apps that the asking is ahead of a walk: several times what a place is asked at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,15 +199,14 @@ class Tree:
         now = trio.current_time()
         walking = now - market.asked_at < WALK
         market.asked_at = now
-        market.window = min(max(market.window * 2, 8), WIDEST) if walking else 0
-        if not market.window:
+        if not walking:
+            after = itertools.dropwhile(lambda n: n is not directory, market.children.values())
+            market.walk, market.lead = itertools.islice(after, 1, None), 0
             return
-        names = list(market.children)
-        start = names.index(directory.name) + 1 if directory.name in market.children else 0
-        for name in names[start : start + market.window]:
-            app = market.children[name]
-            if isinstance(app, AppDirectory) and app.children is None and not app.ahead:
-                app.ahead = True
+        market.lead -= 1
+        for app in itertools.islice(market.walk, min(AHEAD, max(WIDEST - market.lead, 0))):
+            market.lead += 1
+            if isinstance(app, AppDirectory) and app.children is None:
                 for content in app.offer.contents:
                     if self._prober.known(content) is None:
                         self._nursery.start_soon(self._ask_quietly, content)

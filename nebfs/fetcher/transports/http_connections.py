@@ -24,8 +24,8 @@ from nebfs.fetcher.settings import FetcherSettings
 from nebfs.model import without_credentials
 
 READ_BUFFER = 1 << 20
-"""aiohttp stops reading a socket at twice this; with its default of 64 KiB it stops and goes on for
-every chunk that asyncio receives (256 KiB), which costs a third of the throughput."""
+"""aiohttp stops reading a socket at twice this. Its default of 64 KiB is less than what asyncio
+receives at once (256 KiB), so that it would stop and go on for every chunk."""
 
 KEEP_ALIVE = 30.0
 """Seconds that an idle connection is kept: below the 60 to 75 at which common servers hang up."""

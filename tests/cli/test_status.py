@@ -1,0 +1,146 @@
+"""``nebfs status``: what is said of daemons that live, ail, hang and are dead."""
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from nebfs.cli import status
+from nebfs.daemon import control, registry
+from nebfs.daemon.registry import Registration
+
+HEALTHY = {
+    "healthy": True,
+    "places": [{"kind": "marketplace", "name": "A", "healthy": True, "trouble": ""}],
+    "cache": {"used": 3 << 20, "limit": 10 << 30},
+}
+DEGRADED = {
+    "healthy": False,
+    "trouble": "credentials refused",
+    "places": [
+        {"kind": "marketplace", "name": "A", "healthy": True, "trouble": ""},
+        {"kind": "datastore", "name": "[b]\x1b[2J", "healthy": False, "trouble": "no answer"},
+    ],
+}
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir(mode=0o700)
+    return path
+
+
+@pytest.fixture
+def daemon(run_dir):
+    """Register this process as the daemon of a place, and answer as told on its socket."""
+    stops = []
+
+    def start(place, answer):
+        own = Registration.of_this_process(run_dir, Path(place), source="http://h:2633/RPC2")
+        registry.register(run_dir, own)
+        ready = threading.Event()
+
+        async def answered(question):
+            assert question == {"command": "status"}
+            return answer
+
+        async def serve():
+            async with trio.open_nursery() as nursery:
+                await nursery.start(control.serve, Path(own.socket), answered)
+                token = trio.lowlevel.current_trio_token()
+                stops.append(lambda: token.run_sync_soon(nursery.cancel_scope.cancel))
+                ready.set()
+
+        thread = threading.Thread(target=trio.run, args=(serve,))
+        thread.start()
+        assert ready.wait(20)
+        stops.append(thread.join)
+        return own
+
+    yield start
+    for stop in stops:
+        stop()
+
+
+def test_nothing_is_mounted(invoke, run_dir, tmp_path):
+    done = invoke("status", "--run-dir", run_dir)
+    assert done.exit_code == 3
+    assert "nothing is mounted" in done.output
+    done = invoke("status", "--run-dir", tmp_path / "never made", "--json")
+    assert done.exit_code == 3
+    assert json.loads(done.stdout) == []
+
+
+def test_all_is_well(invoke, run_dir, daemon):
+    own = daemon("/mnt/one", HEALTHY)
+    done = invoke("status", "--run-dir", run_dir)
+    assert done.exit_code == 0
+    head, row = done.output.splitlines()
+    assert head.split()[:2] == ["MOUNT", "POINT"]
+    assert row.split()[:4] == ["/mnt/one", "healthy", "http://h:2633/RPC2", str(own.pid)]
+    assert row.endswith("3.00 MiB of 10.0 GiB")
+    done = invoke("status", "--run-dir", run_dir, "--json", "/mnt/one")
+    (one,) = json.loads(done.stdout)
+    assert one["answer"] == HEALTHY
+    assert one["troubles"] == []
+
+
+def test_a_place_in_trouble_is_named_and_cannot_move_the_cursor(invoke, run_dir, daemon):
+    daemon("/mnt/one", DEGRADED)
+    done = invoke("status", "--run-dir", run_dir)
+    assert done.exit_code == 4
+    assert "degraded" in done.output
+    assert "1 of 2" in done.output
+    assert "/mnt/one: credentials refused" in done.output
+    assert r"/mnt/one: datastore [b]\x1b[2J: no answer" in done.output
+
+
+def test_one_of_several_is_asked_for(invoke, run_dir, daemon):
+    daemon("/mnt/one", HEALTHY)
+    daemon("/mnt/two", DEGRADED)
+    assert invoke("status", "--run-dir", run_dir).exit_code == 4
+    done = invoke("status", "/mnt/one", "--run-dir", run_dir)
+    assert done.exit_code == 0
+    assert "/mnt/two" not in done.output
+    assert invoke("status", "/mnt/three", "--run-dir", run_dir).exit_code == 3
+
+
+def test_a_dead_daemon_is_shown_dead(invoke, run_dir):
+    own = Registration.of_this_process(run_dir, Path("/mnt/one"), source="")
+    registry.register(run_dir, replace(own, pid_started=1))
+    done = invoke("status", "--run-dir", run_dir)
+    assert done.exit_code == 4
+    assert "dead" in done.output
+    assert f"process {own.pid} is gone" in done.output
+
+
+def test_a_daemon_that_does_not_listen_is_silent(invoke, run_dir):
+    registry.register(run_dir, Registration.of_this_process(run_dir, Path("/mnt/one"), source=""))
+    done = invoke("status", "--run-dir", run_dir)
+    assert done.exit_code == 4
+    assert "silent" in done.output
+    assert "no daemon listens" in done.output
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"error": "it hurts"},
+        {},
+        {"healthy": "yes", "places": 5, "cache": []},
+        {"healthy": 1, "places": ["x", {}], "cache": {"used": "much"}},
+    ],
+)
+def test_odd_answers_are_never_healthy_and_never_a_traceback(invoke, run_dir, daemon, answer):
+    daemon("/mnt/one", answer)
+    done = invoke("status", "--run-dir", run_dir)
+    assert done.exit_code == 4
+    assert "internal" not in done.output
+
+
+def test_patience_is_bounded():
+    assert status.PATIENCE <= 10
