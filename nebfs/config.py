@@ -75,10 +75,7 @@ def _absolute_from(variable: str, otherwise: Path) -> Path:
 def _size(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError("a size is a number of bytes or text such as 10G")
-    try:
-        return units.parse_size(value)
-    except OverflowError:
-        raise ValueError("the size is too large") from None
+    return units.parse_size(value)
 
 
 def _duration(value: object) -> float:

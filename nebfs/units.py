@@ -7,15 +7,16 @@ Sizes are binary whatever the spelling (``10G`` = ``10GiB`` = 10 * 2**30 bytes),
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
 _SIZE_STEPS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?\s*", re.IGNORECASE | re.ASCII)
 _DURATION_STEPS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", re.IGNORECASE)
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", re.IGNORECASE | re.ASCII)
 
 
 def parse_size(text: str | int) -> int:
@@ -25,7 +26,11 @@ def parse_size(text: str | int) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a size; write a number with K, M, G or T, such as 10G")
-    return int(float(match[1]) * 1024 ** _SIZE_STEPS[match[2].lower()])
+    # Decimal, not float: a count of bytes is exact, however large.
+    count = int(Decimal(match[1]) * 1024 ** _SIZE_STEPS[match[2].lower()])
+    if count >= 1 << 63:
+        raise ValueError(f"{text[:40]!r} is more than any file can hold (8 EiB)")
+    return count
 
 
 def format_size(count: float) -> str:
@@ -52,7 +57,7 @@ def parse_duration(text: str | float) -> float:
 
 def format_duration(seconds: float) -> str:
     """Write `seconds` for a person: ``250 ms``, ``12 s``, ``5 min``, ``3 h``, ``2 d``."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     for limit, step, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
         if seconds < limit:

@@ -195,7 +195,9 @@ def main() -> None:
     for case, figures in found.items():
         print(case)
         for name, value in figures.items():
-            print(f"  {name:<16} {value:.2f}" if isinstance(value, float) else f"  {name:<16} {value}")
+            print(
+                f"  {name:<16} {value:.2f}" if isinstance(value, float) else f"  {name:<16} {value}"
+            )
 
 
 if __name__ == "__main__":

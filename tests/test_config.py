@@ -4,6 +4,7 @@ import os
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from nebfs import config
@@ -146,7 +147,9 @@ def test_umask_is_octal_text(value):
     assert load(None, {"umask": "027"}).umask == 0o027
 
 
-@pytest.mark.parametrize("value", [0, "0", -1, "inf", float("nan"), float("inf"), True, None, "x"])
+@pytest.mark.parametrize(
+    "value", [0, "0", -1, "inf", float("nan"), float("inf"), True, None, "x", "5\u017f"]
+)
 def test_deadlines_are_positive_and_finite(value):
     assert "deadline" in problem({"deadline": value})
 
@@ -197,6 +200,7 @@ def test_places_of_root_and_of_others(monkeypatch, tmp_path):
     )
 
 
+@hypothesis_settings(deadline=None)  # of one example: what is slow here is a busy machine
 @given(
     st.dictionaries(
         st.sampled_from(sorted(Settings.model_fields)),

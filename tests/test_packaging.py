@@ -55,7 +55,7 @@ def test_every_imported_package_is_declared(project):
         if not {d.lower().replace("_", "-") for d in known[name]} & declared
     }
     # Parts of the interface of pydantic and aiohttp, which bring the version that they want.
-    assert missing - {"pydantic_core", "yarl"} == set()
+    assert missing - {"pydantic_core"} == set()
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci" / "run"], ids=lambda path: path.name)

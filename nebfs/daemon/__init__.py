@@ -8,12 +8,9 @@ What does not: anything that a room decides for itself.
 
 Who may import it: ``cli``.
 
-Start reading in life.py.
+Start reading in life.py, whose ``run`` is the daemon. Nothing is re-exported here: a command that
+only asks a running daemon need not load every room.
 
 Concurrency: one trio run. The rooms' background tasks live in one nursery and end together; the
 window to the kernel is opened last and closed first, so no request ever meets a half-built house.
 """
-
-from nebfs.daemon.life import run
-
-__all__ = ["run"]

@@ -1,10 +1,10 @@
 """Assembling a stream of network chunks into slots of a file: hashed, zero-checked, written.
 
-Pure but for pwrite: no event loop, no network. Each chunk is copied once into a reused buffer, which
-is written a megabyte at a time. Measured on a busy two-core machine against the chunks themselves
-handed to pwritev, and against a thread per write: with one transfer the copy was ahead of both, with
-four at once it was level or slightly behind. It is the simplest of the three; worth measuring again
-on an idle machine.
+Pure but for pwrite: no event loop, no network. Each chunk is copied once into a reused buffer,
+which is written a megabyte at a time. Measured on a busy two-core machine against the chunks
+themselves handed to pwritev, and against a thread per write: with one transfer the copy was ahead
+of both, with four at once it was level or behind. It is the simplest of the three; worth measuring
+again on an idle machine.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import trio
 
 from nebfs.content import Library, Prober, Reader
 from nebfs.content.library import object_key
-from nebfs.errors import Changed, NebfsError, Unreachable
+from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable
 from nebfs.fuse.guard import guarded
 from nebfs.model import Content
 from nebfs.tree import ContentFile, Directory, Document, Link, Node, Tree
@@ -225,7 +225,7 @@ class Operations(pyfuse3.Operations):
         """
         try:
             probed = await self._prober.ask(content, max_age=self._settings.revalidate)
-        except Unreachable as exc:
+        except (Unreachable, TimedOut) as exc:
             log.info("open.unconfirmed", name=node.name, error=str(exc))
             return
         assert node.revision is not None  # noqa: S101 - _open() has looked

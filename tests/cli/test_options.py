@@ -1,7 +1,7 @@
 """``-o``: the dialect of mount(8)."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nebfs.cli.options import IGNORED, SETTINGS, parse_options, split_options
@@ -87,17 +87,20 @@ def escaped(value):
 values = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
+@settings(deadline=None)  # of one example: what is slow here is a busy machine
 @given(st.lists(values, max_size=5))
 def test_what_is_escaped_and_joined_is_split_as_it_was(items):
     assert split_options([",".join(map(escaped, items))]) == items
 
 
+@settings(deadline=None)  # of one example: what is slow here is a busy machine
 @given(st.dictionaries(st.sampled_from(sorted(SETTINGS - {"marketplaces"})), values, max_size=5))
 def test_every_setting_passes_unchanged(settings):
     items = [f"{name.replace('_', '-')}={escaped(value)}" for name, value in settings.items()]
     assert parse_options([",".join(items)]) == settings
 
 
+@settings(deadline=None)  # of one example: what is slow here is a busy machine
 @given(st.lists(st.text(max_size=30), max_size=3))
 def test_any_text_is_settings_or_a_user_error(texts):
     try:

@@ -21,14 +21,14 @@ from nebfs.fetcher.settings import FetcherSettings
 from nebfs.model import Locator
 
 SLOT = 4096
-QUICK = FetcherSettings(stall_timeout=5, connect_timeout=2, trust_env=False)
+PATIENT = FetcherSettings(stall_timeout=15, connect_timeout=10, trust_env=False)
 
 
 def open_descriptors(pid: int | str) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-async def until(condition, seconds: float = 10) -> None:
+async def until(condition, seconds: float = 30) -> None:
     """Wait for something outside this process."""
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 - it happens in another process
@@ -64,7 +64,7 @@ class Gate:
 
 async def test_fetch_and_statistics(serve, origin, target):
     server = serve(origin)
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         request = target.request(server.url + "/d", (0, 10), expected=None)
         assert await fetcher.fetch(request, target.fd, target.progress) == origin.revision
         target.check()
@@ -82,7 +82,7 @@ async def test_fetch_and_statistics(serve, origin, target):
 async def test_failures_cross_the_border(serve, origin, target, answer):
     server = serve(lambda r: answer(404) if r.target == "/no" else answer(503, retry_after="9"))
     with pytest.raises(Missing) as missing:  # and not a group
-        async with open_fetcher(QUICK) as fetcher:
+        async with open_fetcher(PATIENT) as fetcher:
             with pytest.raises(Unreachable) as caught:
                 await fetcher.fetch(
                     target.request(server.url + "/d", (0, 1), expected=None), target.fd, print
@@ -104,7 +104,7 @@ async def test_nginx_byte_for_byte(nginx, make_target):
     data = os.urandom(3_000_000) + bytes(2_000_000) + os.urandom(1_234_567)
     (root / "disk.img").write_bytes(data)
     target = make_target(data, 131072)
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         probe = target.request(url + "/disk.img", (0, 1), expected=None)
         revision = await fetcher.fetch(probe, target.fd, target.progress)
         assert revision.size == len(data)
@@ -128,7 +128,7 @@ async def test_nginx_byte_for_byte(nginx, make_target):
 async def test_killed_half_way_goes_on_where_it_was(serve, origin, target):
     gate = Gate(origin, 5)
     server = serve(gate)
-    async with open_fetcher(QUICK) as fetcher, trio.open_nursery() as nursery:
+    async with open_fetcher(PATIENT) as fetcher, trio.open_nursery() as nursery:
         request = target.request(server.url + "/d", (0, 10), expected=origin.revision)
         nursery.start_soon(fetcher.fetch, request, target.fd, target.progress)
         await until(lambda: len(target.filled) == 5)
@@ -148,7 +148,7 @@ async def test_killed_half_way_goes_on_where_it_was(serve, origin, target):
 async def test_probe_killed_half_way_goes_on_with_the_version_that_it_found(serve, origin, target):
     gate = Gate(origin, 5)
     server = serve(gate)
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         with pytest.raises(Changed):
             async with trio.open_nursery() as nursery:
 
@@ -172,7 +172,7 @@ async def test_probe_killed_half_way_goes_on_with_the_version_that_it_found(serv
 async def test_killed_twice_is_given_up(serve, origin, target):
     gate = Gate(origin, 1)
     server = serve(gate)
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         caught = []
 
         async def fetch():
@@ -197,7 +197,7 @@ async def test_killed_twice_is_given_up(serve, origin, target):
 
 async def test_killed_while_nothing_is_asked(serve, origin, target):
     server = serve(origin)
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         for _ in range(3):
             os.kill(fetcher.pid, signal.SIGKILL)
             assert (await fetcher.call(CallRequest("GET", server.url + "/d"))).status == 200
@@ -206,7 +206,7 @@ async def test_killed_while_nothing_is_asked(serve, origin, target):
 async def test_cancelling_closes_the_connection_and_stops_writing(serve, origin, target):
     gate = Gate(origin, 3)
     server = serve(gate)
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         async with trio.open_nursery() as nursery:
             request = target.request(server.url + "/d", (0, 10), expected=origin.revision)
             nursery.start_soon(fetcher.fetch, request, target.fd, target.progress)
@@ -226,7 +226,7 @@ async def test_progress_that_raises_fails_its_fetch_only(serve, origin, target):
     def progress(slots):
         raise RuntimeError("listener")
 
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         request = target.request(server.url + "/d", (0, 10), expected=origin.revision)
         with pytest.raises(RuntimeError, match="listener"):
             await fetcher.fetch(request, target.fd, progress)
@@ -235,7 +235,7 @@ async def test_progress_that_raises_fails_its_fetch_only(serve, origin, target):
 
 
 async def test_closed_descriptor_is_the_callers_failure(serve, origin, target):
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         request = target.request(serve(origin).url + "/d", (0, 1), expected=origin.revision)
         with pytest.raises(Unreachable, match="Bad file descriptor"):
             await fetcher.fetch(request, 987, target.progress)
@@ -244,7 +244,7 @@ async def test_closed_descriptor_is_the_callers_failure(serve, origin, target):
 async def test_large_bodies_both_ways(serve, answer):
     server = serve(lambda request: answer(200, request.body[::-1]))
     body = os.urandom(5_000_000)
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         await fetcher.call(CallRequest("POST", server.url + "/", body=b"x"))
         before = open_descriptors("self"), open_descriptors(fetcher.pid)
         for _ in range(3):
@@ -252,7 +252,7 @@ async def test_large_bodies_both_ways(serve, answer):
             assert got.body == body[::-1]
         assert (open_descriptors("self"), open_descriptors(fetcher.pid)) <= (
             before[0],
-            before[1] + QUICK.connections_per_host,
+            before[1] + PATIENT.connections_per_host,
         )
 
 
@@ -261,7 +261,7 @@ async def test_five_hundred_at_once_and_no_descriptor_left(nginx, make_target):
     data = os.urandom(500 * SLOT)
     (root / "d").write_bytes(data)
     target = make_target(data)
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         probe = target.request(url + "/d", expected=None)
         revision = await fetcher.fetch(probe, target.fd, target.progress)
         before = open_descriptors("self"), open_descriptors(fetcher.pid)
@@ -271,7 +271,7 @@ async def test_five_hundred_at_once_and_no_descriptor_left(nginx, make_target):
                 nursery.start_soon(fetcher.fetch, request, target.fd, target.progress)
         assert len(target.slots) == 500
         assert open_descriptors("self") == before[0]
-        assert open_descriptors(fetcher.pid) <= before[1] + QUICK.connections_per_host
+        assert open_descriptors(fetcher.pid) <= before[1] + PATIENT.connections_per_host
         assert fetcher.restarts == 0
     target.check()
 
@@ -279,7 +279,7 @@ async def test_five_hundred_at_once_and_no_descriptor_left(nginx, make_target):
 async def test_cancelling_five_hundred_at_once_leaves_no_descriptor(serve, origin, target):
     gate = Gate(origin, 0)
     server = serve(gate)
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         async with trio.open_nursery() as nursery:
             for _ in range(500):
                 request = target.request(server.url + "/d", (0, 1), expected=origin.revision)
@@ -293,7 +293,7 @@ async def test_cancelling_five_hundred_at_once_leaves_no_descriptor(serve, origi
 
 async def test_worker_ignores_ctrl_c(serve, origin):
     server = serve(origin)
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         await fetcher.call(CallRequest("GET", server.url + "/"))
         os.kill(fetcher.pid, signal.SIGINT)
         assert (await fetcher.call(CallRequest("GET", server.url + "/"))).status == 200
@@ -344,7 +344,7 @@ async def test_worker_dies_with_the_daemon(serve, origin):
 async def test_hostile_working_directory_is_not_imported(serve, origin, tmp_path, monkeypatch):
     (tmp_path / "aiohttp.py").write_text("raise SystemExit('imported')")
     monkeypatch.chdir(tmp_path)
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         assert (await fetcher.call(CallRequest("GET", serve(origin).url + "/"))).status == 200
         assert os.readlink(f"/proc/{fetcher.pid}/cwd") == "/"
         assert fetcher.restarts == 0
@@ -352,7 +352,7 @@ async def test_hostile_working_directory_is_not_imported(serve, origin, tmp_path
 
 async def test_stopped_worker_is_killed_at_the_end(monkeypatch):
     monkeypatch.setattr("nebfs.fetcher.process.GRACE", 0.2)
-    async with open_fetcher(QUICK) as fetcher:
+    async with open_fetcher(PATIENT) as fetcher:
         pid = fetcher.pid
         os.kill(pid, signal.SIGSTOP)
     assert not alive(pid)

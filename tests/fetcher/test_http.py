@@ -29,7 +29,9 @@ from nebfs.fetcher.transports import TRANSPORTS, make_transport
 from nebfs.fetcher.transports.http import Http
 from nebfs.model import Revision
 
-QUICK = FetcherSettings(stall_timeout=0.3, connect_timeout=2, trust_env=False)
+PATIENT = FetcherSettings(stall_timeout=15, connect_timeout=10, trust_env=False)
+# Only where a stall is meant: on a busy machine any answer may take this long.
+IMPATIENT = dataclasses.replace(PATIENT, stall_timeout=0.3)
 SLOT = 4096
 
 
@@ -39,7 +41,7 @@ class Listener:
         self.filled = target.progress
 
 
-def with_http(function, settings: FetcherSettings = QUICK):
+def with_http(function, settings: FetcherSettings = PATIENT):
     """Run `function` with a transport that is closed afterwards."""
 
     async def run():
@@ -52,7 +54,7 @@ def with_http(function, settings: FetcherSettings = QUICK):
     return asyncio.run(run())
 
 
-def fetch(target, *requests, settings: FetcherSettings = QUICK, fd: int | None = None):
+def fetch(target, *requests, settings: FetcherSettings = PATIENT, fd: int | None = None):
     """Run fetches one after the other through one transport; return the last revision."""
 
     async def run(http):
@@ -63,7 +65,7 @@ def fetch(target, *requests, settings: FetcherSettings = QUICK, fd: int | None =
     return with_http(run, settings)
 
 
-def call(request: CallRequest, settings: FetcherSettings = QUICK):
+def call(request: CallRequest, settings: FetcherSettings = PATIENT):
     return with_http(lambda http: http.call(request), settings)
 
 
@@ -328,7 +330,7 @@ def test_stall(serve, origin, target):
 
     request = target.request(serve(script).url + "/d", (0, 10), expected=origin.revision)
     with pytest.raises(Unreachable, match="silent"):
-        fetch(target, request)
+        fetch(target, request, settings=IMPATIENT)
     release.set()
     target.check()
     assert target.slots == {0, 1}
@@ -407,13 +409,13 @@ def test_certificates_are_checked_against_the_given_authorities(serve, origin, t
     with pytest.raises(Unreachable, match="certificate is not trusted"):
         fetch(target, request)
     target.check_untouched()
-    fetch(target, request, settings=dataclasses.replace(QUICK, ca_file=str(files[1])))
+    fetch(target, request, settings=dataclasses.replace(PATIENT, ca_file=str(files[1])))
     target.check()
     with pytest.raises(Unreachable, match="certificate is not trusted"):
         wrong_name = target.request(address.replace("localhost", "127.0.0.1"), expected=None)
-        fetch(target, wrong_name, settings=dataclasses.replace(QUICK, ca_file=str(files[1])))
+        fetch(target, wrong_name, settings=dataclasses.replace(PATIENT, ca_file=str(files[1])))
     with pytest.raises(Unsupported, match="authorities"):
-        fetch(target, request, settings=dataclasses.replace(QUICK, ca_file=str(tmp_path / "no")))
+        fetch(target, request, settings=dataclasses.replace(PATIENT, ca_file=str(tmp_path / "no")))
 
 
 def test_file_that_cannot_be_written(serve, origin, target):
@@ -558,7 +560,7 @@ def test_proxy_of_the_environment_and_no_proxy(serve, origin, target, monkeypatc
     proxy, server = serve(origin), serve(origin)
     monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//me:pw@"))
     monkeypatch.setenv("no_proxy", "localhost")
-    settings = dataclasses.replace(QUICK, trust_env=True)
+    settings = dataclasses.replace(PATIENT, trust_env=True)
     request = target.request("http://far.invalid/d", (0, 1), expected=None)
     fetch(target, request, settings=settings)
     (seen,) = proxy.requests
@@ -603,10 +605,11 @@ def test_call_deadline_and_limit(serve, answer):
 
 def test_call_may_be_silent_for_longer_than_a_fetch(serve, answer):
     def script(request):
-        time.sleep(0.5)  # stall_timeout is 0.3
+        time.sleep(0.5)  # longer than IMPATIENT lets a fetch be silent
         yield answer(200, b"late")
 
-    assert call(CallRequest("POST", serve(script).url + "/", body=b"x")).body == b"late"
+    request = CallRequest("POST", serve(script).url + "/", body=b"x")
+    assert call(request, settings=IMPATIENT).body == b"late"
 
 
 def test_call_body_is_not_sent_to_another_host(serve, answer):
@@ -636,14 +639,14 @@ def test_registry_is_alphabetical_and_loads():
 
     async def run():
         for name in TRANSPORTS:
-            await make_transport(name, QUICK).aclose()
+            await make_transport(name, PATIENT).aclose()
 
     asyncio.run(run())
 
 
 def test_unknown_transport():
     with pytest.raises(Unsupported, match="gopher"):
-        make_transport("gopher", QUICK)
+        make_transport("gopher", PATIENT)
 
 
 def test_missing_library_names_the_remedy(monkeypatch):
@@ -652,4 +655,4 @@ def test_missing_library_names_the_remedy(monkeypatch):
     entry = transports.Entry("no_such_module_at_all", "X", "pip install nebfs[x]")
     monkeypatch.setitem(transports.TRANSPORTS, "x", entry)
     with pytest.raises(Unsupported, match=r"no_such_module_at_all.*pip install nebfs\[x\]"):
-        make_transport("x", QUICK)
+        make_transport("x", PATIENT)
