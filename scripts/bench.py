@@ -114,8 +114,7 @@ def reading(root: Path, runs: int, size: int) -> dict[str, object]:
     image = root / "bench.raw"
     if not image.exists() or image.stat().st_size != size:
         with open(image, "wb") as file:
-            for _ in range(0, size, MIB):
-                file.write(os.urandom(MIB))
+            file.writelines(os.urandom(MIB) for _ in range(0, size, MIB))
     app = cloud.apps[20]
     app.source, app.md5 = "{files}/bench.raw", ""
     cloud.publish("/bench.raw", image)

@@ -162,7 +162,7 @@ async def test_no_secret_is_in_errors_or_logs(kit, autojump_clock):
             kit.failed(0x2000, f"{kit.secret} in election mode"),
             b"<html>" + kit.secret.encode(),
         ):
-            with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is
+            with pytest.raises(Exception) as caught:
                 await kit.caller(Line(body)).read(same, "one.system.version")
             assert kit.secret not in f"{caught.value} {caught.value!r} {vars(caught.value)}"
     assert logs
