@@ -9,6 +9,7 @@ become ``UNKNOWN`` instead of failing a whole pool.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -254,13 +255,36 @@ class User:
     groups: tuple[int, ...] = ()
 
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+
+
 def without_credentials(url: str) -> str:
-    """Return `url` as it may be shown: no user, password, query or fragment."""
-    parts = urlsplit(url)
+    """Return `url` as it may be shown: no user, password, query or fragment.
+
+    Of what only looks like a URL nothing can be told apart, so nothing is shown.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "[a broken URL]"
     if not parts.netloc:
         return url
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def shown_text(text: str) -> str:
+    """Return somebody's text as it may be shown: the URLs in it lose their credentials."""
+    return _URL.sub(lambda found: without_credentials(found[0]), text) if "://" in text else text
+
+
+def shown_line(text: str) -> str:
+    """Return somebody's text as one line of at most 400 characters that may be shown.
+
+    For a log, an attribute or a shell: OpenNebula's own errors repeat whole command lines.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return shown_text(line)[:400]
 
 
 @dataclass(frozen=True, slots=True)

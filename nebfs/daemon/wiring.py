@@ -79,7 +79,8 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                 survey,
                 documents,
                 interval=settings.refresh_interval,
-                deadline=settings.listing_deadline,
+                # The front-end's lists, and after them the places', each in parallel.
+                deadline=2 * settings.listing_deadline,
                 document=f"catalogue-{identity}.json",
             )
             prober = Prober(fetcher, documents, timeout=settings.listing_deadline)
@@ -224,8 +225,7 @@ def _survey(settings: Settings, fetcher: FetcherProcess) -> tuple[str, Survey, s
             name, call=fetcher.call, version=version
         ),
         datastore_driver=DatastoreDrivers(paths=settings.datastore_paths),
-        # Shorter than what the whole survey may take, so that one place cannot fail all of them.
-        place_timeout=settings.listing_deadline * 0.75,
+        place_timeout=settings.listing_deadline,
         now=time.time,
     )
     if settings.marketplaces:

@@ -7,7 +7,6 @@ datastore's template (LN_TARGET: where a VM's disk goes when it uses a persisten
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterable
 
 from nebfs.model import (
@@ -17,12 +16,8 @@ from nebfs.model import (
     ImageState,
     Template,
     Trouble,
-    without_credentials,
+    shown_line,
 )
-
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
-# One line of a log, an attribute or a shell; OpenNebula's own errors repeat whole command lines.
-_MAX_REASON = 400
 
 # Nobody writes to the bytes of an image in these states.
 _STABLE = frozenset(
@@ -61,7 +56,7 @@ def trouble_of(image: Image, datastore: Datastore) -> Trouble | None:
         case ImageState.INIT | ImageState.LOCKED:
             return Trouble(errno.EBUSY, "OpenNebula is still writing the image, or changing it")
         case ImageState.ERROR:
-            said = shown_text(image.template.get("ERROR")) or "no text"
+            said = shown_line(image.template.get("ERROR")) or "no text"
             return Trouble(errno.EIO, f"OpenNebula has the image in state ERROR: {said}")
         case ImageState.DELETE:
             return Trouble(errno.EBUSY, "OpenNebula is deleting the image")
@@ -77,16 +72,3 @@ def _copied_for_vms(template: Template) -> bool:
     """
     targets = [v for k, v in template if k.startswith("LN_TARGET") and isinstance(v, str)]
     return bool(targets) and all(target.upper() in {"SYSTEM", "SELF"} for target in targets)
-
-
-def shown_text(text: str) -> str:
-    """Return somebody's text as one line without credentials in its URLs."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return _URL.sub(_shown_url, line)[:_MAX_REASON]
-
-
-def _shown_url(found: re.Match[str]) -> str:
-    try:
-        return without_credentials(found[0])
-    except ValueError:  # not a URL after all: nothing of it can be told apart, so nothing is shown
-        return "[a broken URL]"

@@ -18,16 +18,12 @@ from nebfs.model import (
     Content,
     Locator,
     Trouble,
-    without_credentials,
+    shown_line,
 )
 
 _TYPE = re.compile(r'^\s*TYPE\s*=\s*"?\s*(\w+)', re.IGNORECASE | re.MULTILINE)
 _HEX = re.compile(r"[0-9a-f]+")
 _DIGITS = {"md5": 32, "sha256": 64}
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
-# One line of a log, an attribute or a shell; OpenNebula's own errors repeat whole command lines.
-_MAX_REASON = 400
-
 _TEMPLATES = frozenset({AppType.VMTEMPLATE, AppType.SERVICE_TEMPLATE})
 
 
@@ -52,7 +48,7 @@ def _trouble_of_state(app: App) -> Trouble | None:
         case AppState.INIT | AppState.LOCKED:
             return Trouble(errno.EBUSY, "the app is still being uploaded to its marketplace")
         case AppState.ERROR:
-            said = shown_text(app.template.get("ERROR"))
+            said = shown_line(app.template.get("ERROR"))
             return Trouble(errno.EIO, f"OpenNebula has the app in state ERROR: {said or 'no text'}")
         case AppState.DISABLED:
             # EACCES and not EBUSY: waiting does not help, its owner has to enable it.
@@ -111,16 +107,3 @@ def checksums(published: dict[str, str]) -> tuple[Checksum, ...]:
         for name, digest in found
         if len(digest) == _DIGITS[name] and _HEX.fullmatch(digest)
     )
-
-
-def shown_text(text: str) -> str:
-    """Return somebody's text as one line without credentials in its URLs."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return _URL.sub(_shown_url, line)[:_MAX_REASON]
-
-
-def _shown_url(found: re.Match[str]) -> str:
-    try:
-        return without_credentials(found[0])
-    except ValueError:  # not a URL after all: nothing of it can be told apart, so nothing is shown
-        return "[a broken URL]"

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nebfs.model import App, Datastore, Image, Marketplace, Owned, Template, without_credentials
-from nebfs.tree.documents import is_secret, shown
+from nebfs.model import (
+    App,
+    Datastore,
+    Image,
+    Marketplace,
+    Owned,
+    Template,
+    shown_text,
+    without_credentials,
+)
+from nebfs.tree.documents import is_secret
 
 LONGEST_VALUE = 4096
 """A description can be pages long; the whole of it is in app.json."""
@@ -25,7 +34,7 @@ def _owned(item: Owned) -> dict[str, object]:
 
 def _template(template: Template) -> dict[str, object]:
     return {
-        f"TEMPLATE.{key}": shown(value)
+        f"TEMPLATE.{key}": shown_text(value)
         for key, value in template
         if isinstance(value, str) and not is_secret(key) and not key.endswith("64")
     }
@@ -69,7 +78,7 @@ def of_app(app: App) -> dict[str, str]:
             "SIZE": app.size_mb,
             "FORMAT": app.format,
             "VERSION": app.version,
-            "DESCRIPTION": app.description,
+            "DESCRIPTION": shown_text(app.description),
             "REGTIME": app.regtime,
             "ZONE_ID": app.zone_id,
             "ORIGIN_ID": app.origin_id,

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from nebfs.model import App, AppType, Content, Offer, Template, without_credentials
+from nebfs.model import App, AppType, Content, Offer, Template, shown_text, without_credentials
 
 _SECRET = re.compile(
     r"PASS(WORD|WD|PHRASE)?$|SECRET|TOKEN|CREDENTIAL|(ACCESS|PRIVATE|API)_?KEY|_KEY$"
@@ -27,20 +27,13 @@ def plain(template: Template) -> dict[str, object]:
     for key, value in template:
         if is_secret(key):
             continue
-        item: object = plain(value) if isinstance(value, Template) else shown(value)
+        item: object = plain(value) if isinstance(value, Template) else shown_text(value)
         if key in found:
             known = found[key]
             found[key] = [*known, item] if isinstance(known, list) else [known, item]
         else:
             found[key] = item
     return found
-
-
-def shown(value: str) -> str:
-    """Return an attribute's text as it may be shown: credentials taken out of a URL."""
-    if "://" in value and "@" in value and not any(c.isspace() for c in value):
-        return without_credentials(value)
-    return value
 
 
 def vm_template(app: App) -> str:
@@ -65,7 +58,7 @@ def definition(offer: Offer) -> bytes:
         "type": app.type.name,
         "state": app.state.name,
         "version": app.version,
-        "description": app.description,
+        "description": shown_text(app.description),
         "format": app.format,
         "size_mb": app.size_mb,
         "md5": app.md5,
