@@ -180,8 +180,9 @@ class BlockFile:
         except OSError as exc:
             log.warning("cache.read_failed", key=self.key[:12], error=str(exc))
             data = b""
-        # The slots may have left while the thread was reading: what counts is their state now.
-        if not self.has(first, stop):
+        # The slots may have left while the thread was reading: what counts is their state now. So
+        # may the file, and its descriptor's number be another file's.
+        if self.fd < 0 or not self.has(first, stop):
             return None
         if len(data) != whole:
             self.lose(first, stop)
@@ -215,6 +216,8 @@ class BlockFile:
 
     def put(self, filled: Sequence[Filled]) -> None:
         """Take note of slots that the fetcher has written. Slots of zeros take no space."""
+        if self.fd < 0:
+            return  # closed meanwhile: nobody is left to read them
         for entry in filled:
             if entry.length != self.length(entry.slot):
                 raise ValueError(f"slot {entry.slot} came with {entry.length} bytes")
@@ -239,7 +242,7 @@ class BlockFile:
         self._forget(first, stop)
 
     async def drop(self, first: int, stop: int) -> None:
-        """Forget slots, then give their space back."""
+        """Forget slots, then give their space back. The caller keeps the file open."""
         leaving = [s for s in range(first, stop) if self._state[s] in {PRESENT, PROVEN}]
         for slot in leaving:
             self._state[slot] = LEAVING
@@ -298,13 +301,15 @@ class BlockFile:
 
     def close(self) -> None:
         """Close the files. What is cached stays."""
-        if self._index is not None:
+        index, self._index = self._index, None
+        if index is not None:
             try:
-                self._index.close()
+                index.close()
             except OSError as exc:
                 log.warning("cache.index_failed", key=self.key[:12], error=str(exc))
         os.close(self.fd)
         self.fd = -1
+        self.tell()
 
 
 def runs(slots: Sequence[int]) -> list[tuple[int, int]]:

@@ -71,6 +71,7 @@ class Store(abc.ABC):
         self.faults = 0
         self._corrupt = 0
         self._files: dict[str, BlockFile] = {}
+        self._settled = trio.Event()
         self._evicting = trio.Lock()
         self._opening = trio.Lock()
 
@@ -114,19 +115,27 @@ class Store(abc.ABC):
             self._closed(file)
             file.close()
 
-    async def reserve(self, amount: int) -> None:
+    async def reserve(self, amount: int, *, urgent: bool = True) -> None:
         """Set `amount` bytes aside for an order, making room if needed. Raises CacheFault.
 
+        Where only other orders' reservations are in the way, an urgent one waits for them to end.
         Whoever reserved calls ``settle`` with the same amount once the order has ended.
         """
-        if self.used + self.reserved + amount > self.limit or not self._disk_has(amount):
-            async with self._evicting:
-                await self._make_room(amount)
+        while self.used + self.reserved + amount > self.limit or not self._disk_has(amount):
+            try:
+                async with self._evicting:
+                    await self._make_room(amount)
+            except CacheFault:
+                if not urgent or not self.reserved or amount > self.limit:
+                    raise
+                await self._settled.wait()
         self.reserved += amount
 
     def settle(self, amount: int) -> None:
         """End a reservation; what has arrived meanwhile counts as used already."""
         self.reserved -= amount
+        settled, self._settled = self._settled, trio.Event()
+        settled.set()
 
     async def _make_room(self, amount: int) -> None:
         excess = self.used + self.reserved + amount - self.limit
@@ -139,9 +148,13 @@ class Store(abc.ABC):
         for _, file, group, key in sorted(self._candidates(), key=lambda c: c[0]):
             if self.used <= goal and self._disk_has(amount):
                 break
-            if file is not None:
-                await file.drop(group * GROUP_SLOTS, min((group + 1) * GROUP_SLOTS, file.slots))
-            else:
+            if file is not None and file.users:
+                file.users += 1  # it must not be closed while its holes are punched
+                try:
+                    await file.drop(group * GROUP_SLOTS, min((group + 1) * GROUP_SLOTS, file.slots))
+                finally:
+                    await self.release(file)
+            elif file is None:
                 await self._remove(key)
         self.evicted += max(0, before - self.used)
         if self.used + self.reserved + amount > self.limit or not self._disk_has(amount):
@@ -272,12 +285,12 @@ class DiskStore(Store):
                 )
         return found
 
-    async def reserve(self, amount: int) -> None:
+    async def reserve(self, amount: int, *, urgent: bool = True) -> None:
         """Set `amount` bytes aside. Raises CacheFault, at once while the disk refuses writes."""
         await self._measured.wait()
         if time.monotonic() < self._full_until:
             raise CacheFault("the cache disk refused a write a moment ago")
-        await super().reserve(amount)
+        await super().reserve(amount, urgent=urgent)
 
     def refused(self) -> None:
         """Take note that the disk refused a write, so that the next orders do not try it."""

@@ -192,3 +192,32 @@ async def test_documents_are_whole_or_not_there(tmp_path):
     await Documents(tmp_path / "missing").save("x", b"")  # logged, and no failure
     await Documents(None).save("x", b"")
     assert await Documents(None).load("x") is None
+
+
+async def test_an_urgent_order_waits_for_others_reservations_and_a_patient_one_does_not():
+    store = MemoryStore(8 * MIB)
+    await store.reserve(6 * MIB)
+    with pytest.raises(CacheFault, match="no room"):
+        await store.reserve(4 * MIB, urgent=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.reserve, 4 * MIB)
+        await trio.testing.wait_all_tasks_blocked()
+        assert store.reserved == 6 * MIB
+        store.settle(6 * MIB)
+    assert store.reserved == 4 * MIB
+
+
+async def test_a_closed_file_takes_and_gives_nothing(make):
+    store = await make(100 * MIB)
+    file = await store.open(key(1), SIZE)
+    await fill(store, file, 0, 1)
+    index = file._index.fd
+    await store.release(file)
+    stranger = os.memfd_create("stranger")
+    os.dup2(stranger, index)  # another file has the number now
+    file.put([Filled(3, SLOT_SIZE, 0, zero=False)])
+    assert os.fstat(stranger).st_size == 0
+    assert await file.read(0, 10) is None
+    assert file.warm(0, 10) is None
+    os.close(stranger)
+    os.close(index)

@@ -438,3 +438,47 @@ async def test_a_bad_answer_is_retried_then_an_error(shop, place, autojump_clock
         await read(reader, 0, 10)
     assert len(place.log) > 2
     await reader.aclose()
+
+
+async def test_read_ahead_does_not_drive_an_object_off_a_small_disk(
+    place, tmp_path, nursery, autojump_clock
+):
+    from nebfs.blocks import DiskStore
+
+    module = next(m for n, m in __import__("sys").modules.items() if n.endswith("content.conftest"))
+    store = DiskStore.prepare(tmp_path / "small", 8 * MIB, 0)
+    await store.measure()
+    place.data = random.Random(3).randbytes(40 * MIB)
+    place.latency = 0.5  # so that orders pile up
+    readers = []
+    shop = module.Shop(place, store, nursery)
+    for number in range(3):
+        readers.append(await shop.open(url=f"http://host/{number}"))
+
+    async def stream(reader):
+        for at in range(0, 20 * MIB, MIB):
+            assert await read(reader, at, MIB) == place.data[at : at + MIB]
+
+    async with trio.open_nursery() as streams:
+        for reader in readers:
+            streams.start_soon(stream, reader)
+    assert {reader.facts().where for reader in readers} == {"disk"}
+    for reader in readers:
+        await reader.aclose()
+    assert store.reserved == 0
+    store.unlock()
+
+
+async def test_orders_that_wait_while_the_disk_is_left_do_no_harm(shop, place, autojump_clock):
+    place.data = random.Random(3).randbytes(16 * MIB)
+    place.latency = 1.0
+    s = shop(turns=2)
+    reader = await s.open()
+    for at in range(0, 4 * MIB, MIB):
+        await read(reader, at, MIB)
+    place.script = [CacheFault("No space left on device")] * 3
+    for at in range(4 * MIB, 16 * MIB, MIB):
+        assert await read(reader, at, MIB) == place.data[at : at + MIB]
+    await reader.aclose()
+    assert s.store.reserved == 0
+    assert s.memory.reserved == 0

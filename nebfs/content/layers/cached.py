@@ -152,14 +152,14 @@ class Cached:
         store = self._store
         amount = len(order.file.missing(order.first, order.stop)) << SLOT_SHIFT
         try:
-            await store.reserve(amount)
+            await store.reserve(amount, urgent=order.urgent)
             try:
                 await self._source.fill(order)
             finally:
                 store.settle(amount)
         except CacheFault as exc:
-            if not isinstance(store, DiskStore):
-                raise
+            if not order.urgent or not isinstance(store, DiskStore):
+                raise  # nobody waits for it; a demand will find out for itself
             await self._leave_disk(order, store, exc)
 
     async def _leave_disk(self, order: Order, store: DiskStore, fault: CacheFault) -> None:

@@ -19,7 +19,7 @@ class Fetched:
     async def fill(self, order: Order) -> None:
         """Ask for what the order claims, all of it in one request."""
         ranges = order.claim()
-        if not ranges:
+        if not ranges or order.file.fd < 0:  # or the object has moved into memory meanwhile
             return
         request = FetchRequest(
             locator=self._locator,
