@@ -222,6 +222,7 @@ class DiskStore(Store):
         self.directory = directory
         self.min_free = min_free
         self._lock_fd = lock_fd
+        self._waits = not in_memory(directory)
         self._resting: dict[str, tuple[float, int]] = {}
         self._measured = trio.Event()
         self._full_until = 0.0
@@ -328,7 +329,13 @@ class DiskStore(Store):
         except BaseException:
             os.close(fd)
             raise
-        return BlockFile(key, size, seed_of(key), fd, present=present, sums=sums, index=index)
+        return BlockFile(
+            *(key, size, seed_of(key), fd),
+            present=present,
+            sums=sums,
+            index=index,
+            waits=self._waits,
+        )
 
     def _disk_has(self, amount: int) -> bool:
         try:
@@ -369,3 +376,18 @@ class DiskStore(Store):
 def seed_of(key: str) -> int:
     """Return the seed of an object's checksums: its slots are never taken for another's."""
     return int(key[:16], 16)
+
+
+def in_memory(directory: Path) -> bool:
+    """Whether `directory` is on a filesystem that never waits for a disk, such as a tmpfs /tmp.
+
+    Such a filesystem does not know RWF_NOWAIT, and does not need it. From /proc/self/mountinfo, see
+    proc_pid_mountinfo(5): field 3 is the device, the type is the first after the separator.
+    """
+    device = os.stat(directory).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split(" ")[2] == wanted:
+            return after.split(" ")[0] in {"tmpfs", "ramfs"}
+    return False

@@ -20,14 +20,14 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from nebfs.errors import FetcherDied, NebfsError, Unreachable
 from nebfs.fetcher import records, wire
-from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest, Filled
+from nebfs.fetcher.messages import CallRequest, FetchRequest, Filled
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports import Transport, make_transport
 from nebfs.fetcher.transports.http import Http
@@ -38,6 +38,8 @@ FRAMES_PER_TURN = 64
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+_Answer = tuple[Mapping[str, Any], bytes]
 
 log = structlog.get_logger()
 
@@ -121,7 +123,7 @@ class Worker:
         self._buffer = wire.receive_buffer()
         self._view = memoryview(self._buffer)
         self._outbox: collections.deque[wire.Parcel] = collections.deque()
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._tasks: dict[int, asyncio.Task[_Answer]] = {}
         self._transports: dict[str, Transport] = {}
         self._http: Http | None = None
         self._loop = asyncio.get_running_loop()
@@ -175,13 +177,10 @@ class Worker:
             case "fetch":
                 request = records.fetch_from_json(header)
                 (fd,) = frame.fds
-                task = self._loop.create_task(self._fetch(number, request, fd))
-                # Not in the task: one that is cancelled before its first step never runs at all.
-                task.add_done_callback(lambda _: os.close(fd))
-                self._keep(number, task)
+                self._start(number, self._fetch(number, request, fd), fd)
             case "call":
                 call = records.call_from_json(header, frame.payload)
-                self._keep(number, self._loop.create_task(self._call(number, call)))
+                self._start(number, self._call(call))
             case "cancel":
                 running = self._tasks.get(number)
                 if running is None:
@@ -192,34 +191,42 @@ class Worker:
                     )
                     running.cancel()
 
-    def _keep(self, number: int, task: asyncio.Task[None]) -> None:
-        self._tasks[number] = task
-        task.add_done_callback(lambda _: self._tasks.pop(number))
+    def _start(self, number: int, work: Coroutine[Any, Any, _Answer], fd: int = -1) -> None:
+        """Run `work` as a task; when it ends close `fd`, and only then send its answer.
 
-    async def _fetch(self, number: int, request: FetchRequest, fd: int) -> None:
+        So whoever has the answer knows that no descriptor of the file is left here. And not in the
+        task itself: one that is cancelled before its first step never runs at all.
+        """
+        task = self._loop.create_task(work)
+        self._tasks[number] = task
+
+        def finish(_: object) -> None:
+            if fd >= 0:
+                os.close(fd)
+            del self._tasks[number]
+            if not task.cancelled():
+                message, body = task.result()
+                self.send({"id": number, **message}, body)
+
+        task.add_done_callback(finish)
+
+    async def _fetch(self, number: int, request: FetchRequest, fd: int) -> _Answer:
         reporter = _Reporter(self, number)
         try:
             transport = self._transport(request.locator.transport)
             revision = await transport.fetch(request, fd, reporter)
-            message: dict[str, Any] = {
-                "is": "fetched",
-                "revision": records.revision_to_json(revision),
-                "slots": reporter.take(),
-            }
         except Exception as exc:  # noqa: BLE001 - every failure is an answer
             reporter.send()  # what was filled before it is good
-            message = {"is": "failed", **records.error_to_json(_as_failure(exc))}
-        self.send({"id": number, **message})
+            return _failed(exc), b""
+        found = records.revision_to_json(revision)
+        return {"is": "fetched", "revision": found, "slots": reporter.take()}, b""
 
-    async def _call(self, number: int, request: CallRequest) -> None:
-        body = b""
+    async def _call(self, request: CallRequest) -> _Answer:
         try:
-            answer: CallAnswer = await self._http_transport().call(request)
-            message = {"is": "answered", **records.answer_to_json(answer)}
-            body = answer.body
+            answer = await self._http_transport().call(request)
         except Exception as exc:  # noqa: BLE001 - every failure is an answer
-            message = {"is": "failed", **records.error_to_json(_as_failure(exc))}
-        self.send({"id": number, **message}, body)
+            return _failed(exc), b""
+        return {"is": "answered", **records.answer_to_json(answer)}, answer.body
 
     def _transport(self, name: str) -> Transport:
         if name == "http":
@@ -304,9 +311,11 @@ class _Reporter:
         return records.filled_to_json(slots)
 
 
-def _as_failure(exc: Exception) -> NebfsError:
+def _failed(exc: Exception) -> dict[str, Any]:
     if isinstance(exc, NebfsError):
-        return exc
-    # Our own mistake. It must not hang the daemon's reader nor take other requests along.
-    log.error("request failed unexpectedly", exc_info=exc)
-    return FetcherDied("the fetcher failed with this request", reason=type(exc).__name__)
+        failure = exc
+    else:
+        # Our own mistake. It must not hang the daemon's reader nor take other requests along.
+        log.error("request failed unexpectedly", exc_info=exc)
+        failure = FetcherDied("the fetcher failed with this request", reason=type(exc).__name__)
+    return {"is": "failed", **records.error_to_json(failure)}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import trio
+from xxhash import xxh3_64_intdigest
 
 from nebfs.blocks import SLOT_SIZE, DiskStore, Documents, MemoryStore
+from nebfs.blocks.store import in_memory
 from nebfs.errors import CacheFault, UserError
 from nebfs.model import Filled
 
@@ -221,3 +225,20 @@ async def test_a_closed_file_takes_and_gives_nothing(make):
     assert file.warm(0, 10) is None
     os.close(stranger)
     os.close(index)
+
+
+@pytest.mark.parametrize(("place", "expected"), [("/dev/shm", True), ("/proc", False)])
+def test_what_never_waits_for_a_disk_is_known(place, expected):
+    assert in_memory(Path(place)) is expected
+
+
+async def test_a_cache_on_a_tmpfs_answers_at_once():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        store = DiskStore.prepare(Path(directory), 100 * MIB, 0)
+        await store.measure()
+        file = await store.open(key(1), 10)
+        os.pwrite(file.fd, b"0123456789", 0)
+        file.put([Filled(0, 10, xxh3_64_intdigest(b"0123456789", seed=file.seed), zero=False)])
+        assert bytes(file.warm(2, 3)) == b"234"
+        await store.release(file)
+        store.unlock()
