@@ -316,17 +316,41 @@ def tiny_disk(tmp_path):
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_a_full_cache_disk_never_fails_a_read(make_mount, servers, cloud, tiny_disk):
+@pytest.fixture
+def crowded(make_mount, servers, cloud, tiny_disk, tmp_path):
+    """A mount whose cache is on a tiny disk, an app larger than that, and how to fill the disk."""
+    large = tmp_path / "large.raw"
+    large.write_bytes(os.urandom(16 << 20))
+    number = next(a.id for a in cloud.apps.values() if a.name == "Debian 12")
+    cloud.replace_app_content(number, large, "3.0")
     mount = make_mount(servers.frontend_url, "-o", f"cache_dir={tiny_disk}/cache,cache_min_free=0")
     at = mount.argv.index("--cache-dir")
     mount.argv[at : at + 2] = []
     mount.start()
-    url = url_of(cloud, "debian-12.raw")
-    path = mount.app("Debian 12") / "Debian 12.raw"
-    assert (
-        hashlib.sha256(path.read_bytes()).digest()
-        == hashlib.sha256(cloud.published[url].read_bytes()).digest()
-    )
+
+    def fill():
+        with pytest.raises(OSError, match="No space"), open(tiny_disk / "other", "wb") as other:
+            while True:
+                other.write(bytes(4096))
+                other.flush()
+
+    return mount, mount.app("Debian 12") / "Debian 12.raw", large.read_bytes(), fill
+
+
+def test_a_cache_disk_that_fills_up_never_fails_a_read(crowded):
+    mount, path, content, fill = crowded
+    with open(path, "rb") as file:
+        first = file.read(1 << 20)  # while there is room
+        fill()  # then somebody else takes all that is left
+        assert first + file.read() == content
+    assert mount.status()["cache"]["used"] < 3 << 20
+
+
+def test_a_full_cache_disk_never_fails_a_read(crowded):
+    mount, path, content, fill = crowded
+    path.stat()
+    fill()
+    assert path.read_bytes() == content
     assert "cache.bypassed" in mount.log
 
 
