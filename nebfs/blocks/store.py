@@ -231,9 +231,17 @@ class DiskStore(Store):
     def prepare(cls, directory: Path, limit: int, min_free: int) -> DiskStore:
         """Make the directory ours: create, mark and lock it. Blocking, and does not look inside.
 
-        Raises UserError when another daemon has it, and OSError when it cannot be used at all.
+        Raises UserError when another daemon has it or it holds something else, and OSError when it
+        cannot be used at all.
         """
-        (directory / "objects").mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.is_dir() and not (directory / "VERSION").exists() and any(directory.iterdir()):
+            # It is about to be made private, and things in it will be deleted.
+            raise UserError(
+                f"{directory} is neither empty nor a cache of nebfs; name another --cache-dir"
+            )
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / "VERSION").write_text("1\n")  # first: it says whose directory this is
+        (directory / "objects").mkdir(mode=0o700, exist_ok=True)
         (directory / "documents").mkdir(mode=0o700, exist_ok=True)
         for made in (directory, directory / "objects", directory / "documents"):
             made.chmod(0o700)
@@ -250,7 +258,6 @@ class DiskStore(Store):
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         (directory / "CACHEDIR.TAG").write_text(TAG)
-        (directory / "VERSION").write_text("1\n")
         return cls(directory, limit, min_free, fd)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -119,14 +120,18 @@ async def _start(mounted: Mounted, ready: Callable[[Mounted], None]) -> None:
 
 
 def _device_of(mountpoint: Path) -> str:
-    """Return MAJOR:MINOR from /proc/self/mountinfo (proc(5)): field 3, by mount point, field 5."""
-    found = ""
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields = line.split(" ")
-        where = fields[4].encode("latin-1", "surrogateescape").decode("unicode_escape")
-        if where.encode("latin-1", "replace").decode("utf-8", "replace") == str(mountpoint):
+    """Return MAJOR:MINOR from /proc/self/mountinfo (proc_pid_mountinfo(5)), or an empty string.
+
+    Field 3, of the last line whose field 5, in which blanks and the like are octal escapes, is the
+    mount point.
+    """
+    wanted = os.fsencode(mountpoint)
+    found = b""
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields = line.split(b" ")
+        if re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), fields[4]) == wanted:
             found = fields[2]
-    return found
+    return found.decode()
 
 
 def _tune(mounted: Mounted) -> None:

@@ -242,3 +242,12 @@ async def test_a_cache_on_a_tmpfs_answers_at_once():
         assert bytes(file.warm(2, 3)) == b"234"
         await store.release(file)
         store.unlock()
+
+
+async def test_somebody_s_directory_is_not_taken_for_a_cache(tmp_path):
+    (tmp_path / "letter").write_text("dear")
+    tmp_path.chmod(0o755)
+    with pytest.raises(UserError, match="neither empty nor a cache"):
+        DiskStore.prepare(tmp_path, MIB, 0)
+    assert os.listdir(tmp_path) == ["letter"]
+    assert tmp_path.stat().st_mode & 0o777 == 0o755

@@ -244,3 +244,21 @@ def look_for_secrets(make_mount, servers, cloud):
     assert "user.one.TEMPLATE.BUCKET" in seen
     assert "canary" not in seen
     assert "oneadmin:opennebula" not in seen
+
+
+def test_a_mount_point_with_any_name(make_mount, cloud_root, home):
+    from nebfs.demo.demonstration import demonstration_cloud
+    from nebfs.demo.server import serve
+
+    with serve(demonstration_cloud(cloud_root)) as servers:
+        mount = make_mount(servers.frontend_url)
+        mount.path.rmdir()
+        odd = mount.path.with_name("日本 \\ é\n#")
+        odd.mkdir()
+        mount.argv[mount.argv.index(mount.path)] = odd
+        mount.path = odd
+        mount.start()
+        assert os.listdir(odd)
+        if os.geteuid() == 0:
+            assert "read_ahead_kb=1024" in mount.log
+        mount.stop()
