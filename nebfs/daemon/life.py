@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,10 @@ def run(settings: Settings, mountpoint: Path, ready: Callable[[], None]) -> None
     `ready` is called once, when the mount answers. Raises NebfsError (a UserError where the user
     can mend it) when it cannot get so far.
     """
+    # Two descriptors for each open image and one for each request: the usual soft limit of 1024 is
+    # for programs that use select(2).
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         trio.run(_live, settings, mountpoint, ready)
     except* NebfsError as group:
