@@ -12,7 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from nebfs.blocks import DiskStore, MemoryStore
 from nebfs.content import Library, LibrarySettings
-from nebfs.errors import Changed, NebfsError
+from nebfs.errors import CacheFault, Changed, NebfsError
 from nebfs.fetcher.messages import Fetcher
 from nebfs.model import Checksum, Content, Filled, Locator, Revision
 
@@ -35,6 +35,8 @@ class Place(Fetcher):
     running: int = 0
     most: int = 0
     corrupt: bool = False
+    disk_full: bool = False
+    """Writing to a file on a disk fails, writing to memory does not."""
 
     @property
     def revision(self):
@@ -58,6 +60,8 @@ class Place(Fetcher):
         step = self.script.pop(0) if self.script else None
         if isinstance(step, NebfsError):
             raise step
+        if self.disk_full and not os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
+            raise CacheFault("No space left on device")
         if isinstance(step, Exception):
             raise step
         if isinstance(step, trio.Event):

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from nebfs.blocks import SLOT_SIZE, MemoryStore
 from nebfs.errors import (
     BadAnswer,
-    CacheFault,
     Changed,
     Damaged,
     FetcherDied,
@@ -266,7 +265,7 @@ async def test_a_reader_who_goes_away_leaves_others_their_blocks(shop, place, au
 
 async def test_a_cache_disk_that_refuses_is_bypassed(shop, place):
     s = shop()
-    place.script = [CacheFault("No space left on device")]
+    place.disk_full = True
     reader = await s.open()
     assert await read(reader, 0, len(place.data)) == place.data
     assert reader.facts().where == "memory"
@@ -476,7 +475,7 @@ async def test_orders_that_wait_while_the_disk_is_left_do_no_harm(shop, place, a
     reader = await s.open()
     for at in range(0, 4 * MIB, MIB):
         await read(reader, at, MIB)
-    place.script = [CacheFault("No space left on device")] * 3
+    place.disk_full = True
     for at in range(4 * MIB, 16 * MIB, MIB):
         assert await read(reader, at, MIB) == place.data[at : at + MIB]
     await reader.aclose()
