@@ -60,7 +60,7 @@ class Order:
     for its turn never blocks a demand for the same slots, and a retry asks only for the rest.
     """
 
-    __slots__ = ("_claimed", "error", "file", "finished", "first", "stop", "urgent")
+    __slots__ = ("_claimed", "error", "file", "first", "stop", "urgent")
 
     def __init__(self, file: BlockFile, first: int, stop: int, *, urgent: bool) -> None:
         self.file = file
@@ -69,7 +69,6 @@ class Order:
         self.urgent = urgent
         """Somebody waits for it: it overtakes read-ahead."""
         self.error: BaseException | None = None
-        self.finished = False
         self._claimed: set[int] = set()
 
     def claim(self) -> list[tuple[int, int]]:
@@ -100,7 +99,6 @@ class Order:
             self.file.claimed[slot] = 0
         self._claimed.clear()
         self.error = error
-        self.finished = True
         self.file.tell()
 
 

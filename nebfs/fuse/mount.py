@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,7 +47,6 @@ class Mounted:
     mountpoint: Path
     device: str = ""
     read_ahead_kb: int = 0
-    told: int = 0
     _queue: list[Invalid] = field(default_factory=list)
     _wake: trio.Event = field(default_factory=trio.Event)
 
@@ -112,26 +110,11 @@ def _fuse_options(options: MountOptions) -> set[str]:
 async def _start(mounted: Mounted, ready: Callable[[Mounted], None]) -> None:
     """Tune the mount, see that it answers, and say so."""
     # In a thread: asking our own mount from the loop that must answer would wait for ever.
-    await trio.to_thread.run_sync(os.stat, mounted.mountpoint, abandon_on_cancel=True)
-    mounted.device = _device_of(mounted.mountpoint)
-    if mounted.device and os.geteuid() == 0:
+    seen = await trio.to_thread.run_sync(os.stat, mounted.mountpoint, abandon_on_cancel=True)
+    mounted.device = f"{os.major(seen.st_dev)}:{os.minor(seen.st_dev)}"
+    if os.geteuid() == 0:
         _tune(mounted)
     ready(mounted)
-
-
-def _device_of(mountpoint: Path) -> str:
-    """Return MAJOR:MINOR from /proc/self/mountinfo (proc_pid_mountinfo(5)), or an empty string.
-
-    Field 3, of the last line whose field 5, in which blanks and the like are octal escapes, is the
-    mount point.
-    """
-    wanted = os.fsencode(mountpoint)
-    found = b""
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        fields = line.split(b" ")
-        if re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), fields[4]) == wanted:
-            found = fields[2]
-    return found.decode()
 
 
 def _tune(mounted: Mounted) -> None:
@@ -165,7 +148,6 @@ async def _tell_kernel(mounted: Mounted) -> None:
         mounted._wake = trio.Event()  # noqa: SLF001
         queue, mounted._queue = mounted._queue, []  # noqa: SLF001
         for item in queue:
-            mounted.told += 1
             try:
                 if item.name:
                     await trio.to_thread.run_sync(

@@ -88,10 +88,11 @@ class ContentFile(Node):
     @property
     def allocated(self) -> int:
         """What it takes where it is, if that is known."""
+        if not self.size:
+            return 0
         known = self.content.allocated if self.content is not None else None
-        if known is None or not self.size:
-            return max(self.size, 4096) if self.size else 0
-        return min(max(known, 4096), max(self.size, 4096))
+        whole = max(self.size, 4096)
+        return whole if known is None else min(max(known, 4096), whole)
 
     @property
     def mode(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import types
 from dataclasses import dataclass, field
 
 import pytest
@@ -137,3 +138,9 @@ def shop(place, store, nursery):
         return Shop(place, store, nursery, **settings)
 
     return shop
+
+
+@pytest.fixture
+def kinds():
+    """The classes of this module, for tests that make their own: it cannot be imported by name."""
+    return types.SimpleNamespace(Place=Place, Shop=Shop)

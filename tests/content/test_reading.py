@@ -60,21 +60,21 @@ async def test_one_small_read_fetches_at_most_the_minimum(shop, place):
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_any_reads_in_parallel_over_a_place_that_breaks_off(tmp_path_factory, cuts, failures):
+def test_any_reads_in_parallel_over_a_place_that_breaks_off(
+    tmp_path_factory, kinds, cuts, failures
+):
     """Property: whatever is read at once, in any order, with bodies breaking off, is right."""
     from nebfs.blocks import DiskStore
 
-    conftest = __import__("sys").modules  # the fixtures' classes, without importing by path
-    module = next(m for n, m in conftest.items() if n.endswith("content.conftest"))
     data = random.Random(7).randbytes(3 * MIB + 12345)
 
     async def main():
-        place = module.Place(data, script=list(failures), per_slot=0.001)
+        place = kinds.Place(data, script=list(failures), per_slot=0.001)
         store = DiskStore.prepare(tmp_path_factory.mktemp("c"), 1 << 30, 0)
         await store.measure()
         try:
             async with trio.open_nursery() as nursery:
-                shop = module.Shop(place, store, nursery)
+                shop = kinds.Shop(place, store, nursery)
                 reader = await shop.open()
 
                 async def one(offset, stop):
@@ -274,14 +274,13 @@ async def test_a_cache_disk_that_refuses_is_bypassed(shop, place):
     assert s.memory.used == 0
 
 
-async def test_a_cache_smaller_than_an_image_still_reads_all_of_it(place, tmp_path, nursery):
+async def test_a_cache_smaller_than_an_image_still_reads_all_of_it(place, tmp_path, nursery, kinds):
     from nebfs.blocks import DiskStore
 
-    module = next(m for n, m in __import__("sys").modules.items() if n.endswith("content.conftest"))
     store = DiskStore.prepare(tmp_path / "small", 8 * MIB, 0)
     await store.measure()
     place.data = random.Random(3).randbytes(40 * MIB)
-    reader = await module.Shop(place, store, nursery).open()
+    reader = await kinds.Shop(place, store, nursery).open()
     for at in range(0, 40 * MIB, MIB):
         assert await read(reader, at, MIB) == place.data[at : at + MIB]
         assert store.used <= 8 * MIB
@@ -290,11 +289,10 @@ async def test_a_cache_smaller_than_an_image_still_reads_all_of_it(place, tmp_pa
     store.unlock()
 
 
-async def test_memory_alone_still_reads_an_image_larger_than_it(place, nursery):
-    module = next(m for n, m in __import__("sys").modules.items() if n.endswith("content.conftest"))
+async def test_memory_alone_still_reads_an_image_larger_than_it(place, nursery, kinds):
     store = MemoryStore(8 * MIB)
     place.data = random.Random(3).randbytes(30 * MIB)
-    reader = await module.Shop(place, store, nursery).open()
+    reader = await kinds.Shop(place, store, nursery).open()
     for at in range(0, 30 * MIB, MIB):
         assert await read(reader, at, MIB) == place.data[at : at + MIB]
         assert store.used <= 8 * MIB
@@ -440,17 +438,16 @@ async def test_a_bad_answer_is_retried_then_an_error(shop, place, autojump_clock
 
 
 async def test_read_ahead_does_not_drive_an_object_off_a_small_disk(
-    place, tmp_path, nursery, autojump_clock
+    place, tmp_path, nursery, kinds, autojump_clock
 ):
     from nebfs.blocks import DiskStore
 
-    module = next(m for n, m in __import__("sys").modules.items() if n.endswith("content.conftest"))
     store = DiskStore.prepare(tmp_path / "small", 8 * MIB, 0)
     await store.measure()
     place.data = random.Random(3).randbytes(40 * MIB)
     place.latency = 0.5  # so that orders pile up
     readers = []
-    shop = module.Shop(place, store, nursery)
+    shop = kinds.Shop(place, store, nursery)
     for number in range(3):
         readers.append(await shop.open(url=f"http://host/{number}"))
 

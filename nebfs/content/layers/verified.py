@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import structlog
 import trio
@@ -180,11 +181,8 @@ class Verified:
 
     def facts(self) -> ReaderFacts:
         """Add the verdict to what is known below."""
-        below = self._below.facts()
         verified = {Verdict.UNKNOWN: "no", Verdict.VERIFIED: "yes"}.get(self.verdict, "mismatch")
-        return ReaderFacts(
-            below.size, below.cached, verified, below.last_error, below.corrupt_blocks, below.where
-        )
+        return replace(self._below.facts(), verified=verified)
 
     async def aclose(self) -> None:
         """Close what is below."""
