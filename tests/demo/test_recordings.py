@@ -383,5 +383,6 @@ def test_keep_alive_is_refused_even_when_asked_for(earlier):
 
 
 def test_chunked_request_is_refused_with_411(earlier):
-    status, *_ = ask(earlier, "POST", "/RPC2", iter([b"<methodCall/>"]))
+    # Announced only: a body still under way when the refusal comes may end in a broken pipe.
+    status, *_ = ask(earlier, "POST", "/RPC2", headers={"Transfer-Encoding": "chunked"})
     assert status == 411
