@@ -1,0 +1,37 @@
+"""The table of cases, in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scripts.benchmarks.cases import cold, latency, warm
+from scripts.benchmarks.rounds import Bench, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A case that can be asked for by name; it may bring several results."""
+
+    name: str
+    what: str
+    measure: Callable[[Bench], list[Result]]
+    needs_link: bool = False
+
+
+def _one(measure: Callable[[Bench], Result]) -> Callable[[Bench], list[Result]]:
+    return lambda bench: [measure(bench)]
+
+
+CASES = (
+    Case("cold", "a whole image that nobody has read yet, loopback", _one(cold.cold)),
+    Case("cold-tls", "the same over TLS", _one(cold.cold_tls)),
+    Case("cold-link", "the same over a 20 ms 1 Gbit/s link", _one(cold.cold_link), True),
+    Case("warm", "a whole image again, page cache dropped", _one(warm.warm)),
+    Case("random-warm", "random 4 KiB of it, page cache dropped", _one(warm.random_warm)),
+    Case("random-streaming", "the same while others stream in", _one(warm.random_streaming)),
+    Case("first-byte", "first byte and cold 4 KiB, loopback", _one(latency.first_byte)),
+    Case("first-byte-link", "the same over the link", _one(latency.first_byte_link), True),
+    Case("boot", "two recorded boots, loopback", lambda b: latency.boots(b, "loopback")),
+    Case("boot-link", "the same over the link", lambda b: latency.boots(b, "link"), True),
+)
