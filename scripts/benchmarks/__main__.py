@@ -154,13 +154,12 @@ def main() -> int:
         print(json.dumps(report.document(), indent=2))
     else:
         print(report.text())
-    for file, what in (
-        (chosen.json, lambda: json.dumps(report.document(), indent=2) + "\n"),
-        (chosen.markdown, report.markdown),
-        (chosen.svg, report.svg),
-    ):
-        if file and file != "-":
-            Path(file).write_text(what())
+    if chosen.json and chosen.json != "-":
+        Path(chosen.json).write_text(json.dumps(report.document(), indent=2) + "\n")
+    if chosen.markdown:
+        Path(chosen.markdown).write_text(report.markdown())
+    if chosen.svg:
+        Path(chosen.svg).write_text(report.svg())
     return 1 if any(result.wrong for result in report.results.values()) else 0
 
 

@@ -40,16 +40,25 @@ def run(*words: str | Path, limit: float = PATIENCE, **how: object) -> str:
     try:
         out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired as exc:
-        # A reader that waits for a filesystem may be deaf to signals until that one has been ended.
-        process.kill()
+        _give_up(process)
         raise Failed(f"not finished after {limit:.0f} s") from exc
     except BaseException:
-        process.kill()
+        _give_up(process)
         raise
     if process.returncode:
         last = (err.strip() or out.strip() or "no message").splitlines()[-1]
         raise Failed(f"{Path(argv[0]).name}: exit {process.returncode}: {last}")
     return str(out)
+
+
+def _give_up(process: subprocess.Popen[str]) -> None:
+    # A reader that waits for a filesystem may be deaf to signals until that one has been ended.
+    process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(2)
+    for pipe in (process.stdout, process.stderr):
+        if pipe:
+            pipe.close()
 
 
 @contextmanager
@@ -74,8 +83,6 @@ def running(argv: Words, log: Path, **how: object) -> Iterator[subprocess.Popen[
 def end(process: subprocess.Popen[bytes], grace: float = 5.0) -> None:
     """End a process and all its children: SIGTERM first, SIGKILL after `grace` seconds."""
     pids = family(process.pid)
-    if process.stdin:
-        process.stdin.close()
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(grace)
@@ -84,6 +91,8 @@ def end(process: subprocess.Popen[bytes], grace: float = 5.0) -> None:
             if pid != process.pid or process.poll() is None:
                 os.kill(pid, signal.SIGKILL)
     process.wait()
+    if process.stdout:
+        process.stdout.close()
 
 
 def family(root: int) -> list[int]:
@@ -158,5 +167,5 @@ def wait_until(
             words = log.read_text(errors="replace").strip().splitlines()
             why = words[-1] if words else "without a word"
             state = "ended" if process.poll() is not None else f"not ready after {limit:.0f} s"
-            raise Failed(f"{Path(str(process.args[0])).name} {state}: {why}")
+            raise Failed(f"{state}: {why}")
         time.sleep(0.005)

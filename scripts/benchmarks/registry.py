@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scripts.benchmarks.cases import cold, latency, warm
+from scripts.benchmarks.cases import cold, latency, listing, memory, warm
 from scripts.benchmarks.rounds import Bench, Result
 
 
@@ -34,4 +34,7 @@ CASES = (
     Case("first-byte-link", "the same over the link", _one(latency.first_byte_link), True),
     Case("boot", "two recorded boots, loopback", lambda b: latency.boots(b, "loopback")),
     Case("boot-link", "the same over the link", lambda b: latency.boots(b, "link"), True),
+    Case("memory", "memory while four images stream in", _one(memory.streaming)),
+    Case("listing", "ls -lR of 10,000 entries", _one(listing.datastore)),
+    Case("listing-market", "ls -lR of 2,000 apps", _one(listing.marketplace)),
 )

@@ -19,7 +19,7 @@ from scripts.benchmarks.processes import Failed, Mismatch
 from scripts.benchmarks.sites import Site
 
 Figures = dict[str, float]
-ONCE_IS_ENOUGH = 20.0
+ONCE_IS_ENOUGH = 15.0
 """Seconds after which a run of a peer is not repeated: it is far off, and would cost minutes."""
 
 

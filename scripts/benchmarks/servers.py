@@ -63,7 +63,7 @@ def nginx(
             access_log {home}/sent.log sent;
             client_body_temp_path {home}/t1; proxy_temp_path {home}/t2;
             fastcgi_temp_path {home}/t3; uwsgi_temp_path {home}/t4; scgi_temp_path {home}/t5;
-            sendfile on; tcp_nopush on; keepalive_requests 100000; autoindex on;
+            sendfile on; keepalive_requests 100000; autoindex on;
             server {{
                 listen {address}:{port};
                 listen {address}:{tls_port} ssl;

@@ -54,7 +54,7 @@ class Site:
     def round_trip(self) -> float:
         """Return the median seconds that opening a TCP connection to the web server takes."""
         times = self.read("connect", self.web.address, str(self.web.port), "11")["connects"]
-        return statistics.median(times) / 1e9
+        return float(statistics.median(times)) / 1e9
 
     def received(self) -> int | None:
         """Return the bytes that came over the link until now; None on loopback."""
@@ -98,7 +98,7 @@ def link(home: Path, root: Path, tls: Path, images: list[Image]) -> Iterator[Sit
     if reason := why_no_link():
         raise Failed(reason)
     home.mkdir(parents=True, exist_ok=True)
-    argv = [program("link"), str(DELAY_US), str(MBIT), str(QUEUE)]
+    argv: list[str | Path] = [program("link"), str(DELAY_US), str(MBIT), str(QUEUE)]
     with running(argv, home / "link.log", stdout=subprocess.PIPE) as cable:
         assert cable.stdout
         line = cable.stdout.readline().split()

@@ -61,7 +61,12 @@ def _points(
         home = bench.scratch()
         try:
             with peer.mount(site, home, [image]) as mounted:
-                words = ("points", mounted.path(image), image.path, *map(str, places))
+                words: list[str | Path] = [
+                    "points",
+                    mounted.path(image),
+                    image.path,
+                    *map(str, places),
+                ]
                 found = site.read(*words)
         finally:
             clear(home)
@@ -102,9 +107,9 @@ def boots(bench: Bench, where: str) -> list[Result]:
         suffix = "-link" if where == "link" else ""
         title = f"Recorded boot ({name.removeprefix('boot-')}), cold, {site.name}"
         result = Result(f"{name}{suffix}", title, "s", more_is_better=False, baseline="")
-        peers = (bench.nebfs, *RCLONES, NBDKITS[0])
-        if not (bench.quick and site is bench.link):
-            peers = (*peers, NBDKITS[1])
+        peers: tuple[Peer, ...] = (bench.nebfs, *RCLONES, *NBDKITS)
+        if bench.quick and site is bench.link:  # the others are slow there, one after the other
+            peers = (bench.nebfs, *RCLONES[:3])
         found.append(_boot(bench, result, site, peers, image, trace_path(name)))
     return found
 

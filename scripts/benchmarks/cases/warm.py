@@ -125,7 +125,7 @@ def random_streaming(bench: Bench) -> Result:
                 bench.loopback.read("random", filled.path(peer), image.path, seconds, "7")
             )
             path = filled.path(peer)
-            stream = [program("reader"), "seq"]
+            stream: list[str | Path] = [program("reader"), "seq"]
             stream += [filled.mounts[peer.name].path(other) for other in others]
             log = bench.scratch()
             with running(stream, log, stdout=subprocess.PIPE) as streaming:
@@ -148,7 +148,7 @@ def _until(streaming: subprocess.Popen[bytes], path: Path, image: Image) -> Figu
     """Read at random for as long as the stream lasts."""
     import json  # noqa: PLC0415
 
-    words = [program("reader"), "random", path, image.path, str(LONG), "8"]
+    words: list[str | Path] = [program("reader"), "random", path, image.path, str(LONG), "8"]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as reading:
         try:
             streaming.wait(60)

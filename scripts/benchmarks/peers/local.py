@@ -69,7 +69,7 @@ class Passthrough:
     def _argv(self, source: Path, mnt: Path) -> list[str | Path]:
         if self.name == "passthrough_ll":
             return [self._program(), "-f", "-o", f"source={source},cache=always", mnt]
-        argv = [self._program(), "--foreground", source, mnt]
+        argv: list[str | Path] = [self._program(), "--foreground", source, mnt]
         if b"nopassthrough" in self._program().read_bytes():
             argv.insert(1, "--nopassthrough")
         return argv

@@ -40,7 +40,15 @@ class Nebfs:
         auth = home / "auth"
         auth.touch(0o600)
         auth.write_text(f"{ADMINISTRATOR}\n")
-        argv = [sys.executable, "-m", "nebfs.cli", "mount", "-f", site.endpoint, home / "mnt"]
+        argv: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "nebfs.cli",
+            "mount",
+            "-f",
+            site.endpoint,
+            home / "mnt",
+        ]
         argv += ["--auth-file", auth, "--cache-dir", home / "cache", "--run-dir", home / "run"]
         argv += ["-o", f"ca-file={site.authority}"]
         for option in self._options:

@@ -78,7 +78,7 @@ class Httpdirfs:
     ) -> Iterator[Mounted]:
         """Mount the web server's directory."""
         (home / "cache").mkdir(parents=True)
-        argv = ["httpdirfs", "-f", "--cache", "--cache-location", home / "cache"]
+        argv: list[str | Path] = ["httpdirfs", "-f", "--cache", "--cache-location", home / "cache"]
         argv += ["--no-range-check", f"{site.web.url(tls)}/", home / "mnt"]
         with mounting(site, home, argv, lambda root, image: root / image.name) as mounted:
             for image in images:

@@ -54,7 +54,13 @@ class Rclone:
         self, site: Site, home: Path, images: list[Image], tls: bool = False
     ) -> Iterator[Mounted]:
         """Mount the web server's directory."""
-        argv = [self._command() or "rclone", "mount", ":http:", home / "mnt", "--read-only"]
+        argv: list[str | Path] = [
+            self._command() or "rclone",
+            "mount",
+            ":http:",
+            home / "mnt",
+            "--read-only",
+        ]
         argv += ["--http-url", site.web.url(tls), "--cache-dir", home / "cache"]
         argv += ["--config", "/dev/null", "--dir-cache-time", "1h", "--vfs-cache-mode", "full"]
         argv += ["--ca-cert", site.authority] if tls else []
