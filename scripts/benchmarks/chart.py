@@ -21,16 +21,17 @@ PANELS = (
     ("memory", "Memory while four images stream in"),
 )
 """Which results are drawn, where they were measured, and what is written above each."""
+UNITS = {"s": "seconds", "iops": "reads per second"}
 HIDDEN = {"ext4"}
 """Ten times everybody else: next to it all bars would be specks."""
-CEILINGS = {"curl", "passthrough_ll", "passthrough_hp"}
-"""No rivals, but what the wire or a filesystem in C gives."""
-US, CEILING, RIVAL = "#d9480f", "#495057", "#adb5bd"
+REFERENCES = {"curl", "passthrough_ll", "passthrough_hp"}
+"""No rivals, but what the wire or a filesystem in C gives, to measure all others by."""
+US, REFERENCE, RIVAL = "#d9480f", "#495057", "#adb5bd"
 INK, FAINT, PAPER, EDGE = "#212529", "#5c636a", "#ffffff", "#ced4da"
 
 WIDTH, MARGIN, GAP = 920, 24, 28
 COLUMN = (WIDTH - 2 * MARGIN - GAP) // 2
-LABEL, FIGURE = 118, 66
+LABEL, FIGURE = 126, 66
 """Room for a peer's name left of its bar, and for its figure right of it."""
 ROW, BAR, HEAD = 20, 13, 44
 
@@ -44,10 +45,10 @@ class Row:
 
     @property
     def colour(self) -> str:
-        """Ours, a ceiling's, or a rival's."""
+        """Ours, a reference's, or a rival's."""
         if self.peer == "nebfs":
             return US
-        return CEILING if self.peer in CEILINGS else RIVAL
+        return REFERENCE if self.peer in REFERENCES else RIVAL
 
 
 def rows(result: Result) -> list[Row]:
@@ -83,7 +84,7 @@ def _panel(left: int, top: int, heading: str, result: Result, bars: list[Row]) -
     sense = "more is better" if result.more_is_better else "less is better"
     parts = [
         _text(left, top + 10, heading, size=14, weight=600),
-        _text(left, top + 27, f"{result.main}, {sense}", colour=FAINT),
+        _text(left, top + 27, f"{UNITS.get(result.main, result.main)}, {sense}", colour=FAINT),
     ]
     largest = max(row.value for row in bars)
     room = COLUMN - LABEL - FIGURE
@@ -105,7 +106,7 @@ def _legend(top: int) -> list[str]:
     for colour, words in (
         (US, "nebfs"),
         (RIVAL, "other tools"),
-        (CEILING, "ceilings: the wire (curl), a filesystem in C (libfuse's examples)"),
+        (REFERENCE, "for reference: the wire (curl), a local filesystem in C (libfuse's examples)"),
     ):
         parts += [
             _bar(left, top - 10, 12, 12, colour),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nebfs.units import MIB
 from scripts.benchmarks.images import Image
-from scripts.benchmarks.peers.everyone import NBDKITS, RCLONES
+from scripts.benchmarks.peers.everyone import NBDKITS, QUICK_RCLONES, RCLONES
 from scripts.benchmarks.peers.peer import Mounted, Peer
 from scripts.benchmarks.processes import Failed, family
 from scripts.benchmarks.rounds import Bench, Figures, Result, alternate, clear
@@ -35,7 +35,9 @@ def first_byte_link(bench: Bench) -> Result:
     title = "First byte, and cold 4 KiB reads, 20 ms link, in round trips"
     result = Result("first-byte-link", title, f"{READ} RTT", more_is_better=False, baseline="")
     assert bench.link
-    return _points(bench, result, bench.link, (bench.nebfs, *RCLONES, *NBDKITS[:1]), None, "RTT")
+    rclones = QUICK_RCLONES if bench.quick else RCLONES
+    peers = (bench.nebfs, *rclones, NBDKITS[0])
+    return _points(bench, result, bench.link, peers, None, "RTT")
 
 
 def _points(
@@ -109,7 +111,7 @@ def boots(bench: Bench, where: str) -> list[Result]:
         result = Result(f"{name}{suffix}", title, "s", more_is_better=False, baseline="")
         peers: tuple[Peer, ...] = (bench.nebfs, *RCLONES, *NBDKITS)
         if bench.quick and site is bench.link:  # the others are slow there, one after the other
-            peers = (bench.nebfs, *RCLONES[:3])
+            peers = (bench.nebfs, *QUICK_RCLONES)
         found.append(_boot(bench, result, site, peers, image, trace_path(name)))
     return found
 

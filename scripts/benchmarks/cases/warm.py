@@ -7,6 +7,7 @@ a disk. ext4 is what that RAM gives with nothing between, so its pages are not d
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -14,7 +15,14 @@ from pathlib import Path
 
 from nebfs.units import MIB
 from scripts.benchmarks.images import Image, forget
-from scripts.benchmarks.peers.everyone import HIGH_LEVEL, LOW_LEVEL, NATIVE, NBDKITS, RCLONES
+from scripts.benchmarks.peers.everyone import (
+    HIGH_LEVEL,
+    LOW_LEVEL,
+    NATIVE,
+    NBDKITS,
+    QUICK_RCLONES,
+    RCLONES,
+)
 from scripts.benchmarks.peers.peer import Mounted, Peer
 from scripts.benchmarks.processes import Failed, Mismatch, running
 from scripts.benchmarks.rounds import Bench, Figures, Result, alternate
@@ -69,7 +77,14 @@ def warm(bench: Bench) -> Result:
     title = "Warm sequential read, page cache dropped"
     result = Result("warm", title, RATE, more_is_better=True, baseline=HIGH_LEVEL.name)
     image = bench.images[0]
-    peers = (bench.nebfs, *RCLONES[:3], HIGH_LEVEL, LOW_LEVEL, NBDKITS[1], NATIVE)
+    peers = (
+        bench.nebfs,
+        *(QUICK_RCLONES if bench.quick else RCLONES[:3]),
+        HIGH_LEVEL,
+        LOW_LEVEL,
+        NBDKITS[1],
+        NATIVE,
+    )
     with Filled(bench, result, peers, image) as filled:
         filled.fill()
 
@@ -140,14 +155,13 @@ def random_streaming(bench: Bench) -> Result:
             "streaming p99 us": busy[P99],
         }
 
-    alternate(bench, result, (bench.nebfs, RCLONES[0], RCLONES[1]), once)
+    rclones = RCLONES[1:2] if bench.quick else RCLONES[:2]
+    alternate(bench, result, (bench.nebfs, *rclones), once)
     return result
 
 
 def _until(streaming: subprocess.Popen[bytes], path: Path, image: Image) -> Figures:
     """Read at random for as long as the stream lasts."""
-    import json  # noqa: PLC0415
-
     words: list[str | Path] = [program("reader"), "random", path, image.path, str(LONG), "8"]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as reading:
         try:

@@ -22,6 +22,9 @@ RCLONES: tuple[Peer, ...] = (
     rclone.Rclone("rclone read-ahead", True, rclone.READ_AHEAD),
     rclone.Rclone("rclone streams", True, rclone.STREAMS),
 )
+QUICK_RCLONES = RCLONES[1:3]
+"""Those that stand for the others when there is little time: the newest, with and without
+read-ahead."""
 NBDKITS: tuple[Peer, ...] = (Nbdkit("nbdkit", False), Nbdkit("nbdkit cache", True))
 HTTPDIRFS: Peer = Httpdirfs()
 LOW_LEVEL, HIGH_LEVEL = Passthrough("passthrough_ll"), Passthrough("passthrough_hp")
