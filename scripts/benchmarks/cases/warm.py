@@ -25,7 +25,7 @@ from scripts.benchmarks.peers.everyone import (
 )
 from scripts.benchmarks.peers.peer import Mounted, Peer
 from scripts.benchmarks.processes import Failed, Mismatch, running
-from scripts.benchmarks.rounds import Bench, Figures, Result, alternate
+from scripts.benchmarks.rounds import Bench, Figures, Result, alternate, clear
 from scripts.benchmarks.toolbox import program
 
 RATE, IOPS, P50, P99 = "MiB/s", "iops", "p50 us", "p99 us"
@@ -50,6 +50,7 @@ class Filled(contextlib.ExitStack):
             try:
                 site, home = self._bench.loopback, self._bench.scratch()
                 images = [self._image, *others]
+                self.callback(clear, home)
                 mounted = self.enter_context(peer.mount(site, home, images))
                 site.read("seq", mounted.path(self._image))
                 site.read("same", mounted.path(self._image), self._image.path)
