@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit, urlunsplit
 
 
@@ -393,8 +393,7 @@ class Holding:
     trouble: Trouble | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Filled:
+class Filled(NamedTuple):
     """One slot of a cache file is there now. A `zero` slot holds only zeros and was not written."""
 
     slot: int

@@ -86,7 +86,7 @@ class BlockFile:
         self._state = present
         self._sums = sums
         self._flags = os.RWF_NOWAIT if waits else 0
-        self._news = trio.Event()
+        self._waiting: list[tuple[int, int, trio.Event]] = []
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -218,13 +218,14 @@ class BlockFile:
         """Take note of slots that the fetcher has written. Slots of zeros take no space."""
         if self.fd < 0:
             return  # closed meanwhile: nobody is left to read them
-        for entry in filled:
-            if entry.length != self.length(entry.slot):
-                raise ValueError(f"slot {entry.slot} came with {entry.length} bytes")
-            self.here += self._state[entry.slot] in {ABSENT, LEAVING}
-            self._state[entry.slot] = PRESENT
-            self._sums[entry.slot] = entry.checksum
-            self.disk_bytes += 0 if entry.zero else entry.length
+        state = self._state
+        for slot, length, checksum, zero in filled:
+            if length != self.length(slot):
+                raise ValueError(f"slot {slot} came with {length} bytes")
+            self.here += state[slot] in {ABSENT, LEAVING}
+            state[slot] = PRESENT
+            self._sums[slot] = checksum
+            self.disk_bytes += 0 if zero else length
         if self._index is not None:
             try:
                 self._index.record(filled)
@@ -232,7 +233,9 @@ class BlockFile:
                 log.warning("cache.index_failed", key=self.key[:12], error=str(exc))
         group = filled[0].slot << SLOT_SHIFT >> GROUP_SHIFT
         self.touched[group] = time.time()
-        self.tell()
+        for first, stop, event in self._waiting:
+            if self.has(first, stop):
+                event.set()
 
     def lose(self, first: int, stop: int) -> None:
         """Make slots absent at once, their bytes being wrong or unreadable."""
@@ -240,6 +243,7 @@ class BlockFile:
             self.here -= self._state[slot] in {PRESENT, PROVEN}
             self._state[slot] = ABSENT
         self._forget(first, stop)
+        self.tell()  # whoever waits for others of a read's slots must bring these, too
 
     async def drop(self, first: int, stop: int) -> None:
         """Forget slots, then give their space back. The caller keeps the file open."""
@@ -271,13 +275,18 @@ class BlockFile:
                 log.warning("cache.index_failed", key=self.key[:12], error=str(exc))
 
     def tell(self) -> None:
-        """Wake everybody who waits in ``news``."""
-        news, self._news = self._news, trio.Event()
-        news.set()
+        """Wake everybody who waits in ``arrival``: something is not as it was."""
+        for _, _, event in self._waiting:
+            event.set()
 
-    async def news(self) -> None:
-        """Wait until slots have come or gone, or an order has ended."""
-        await self._news.wait()
+    async def arrival(self, first: int, stop: int) -> None:
+        """Wait until all of the slots are here, or may not come: whoever waits looks again."""
+        waiting = (first, stop, trio.Event())
+        self._waiting.append(waiting)
+        try:
+            await waiting[2].wait()
+        finally:
+            self._waiting.remove(waiting)
 
     # --- the verdict about the whole object --------------------------------------------------
 

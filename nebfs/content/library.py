@@ -19,6 +19,7 @@ from nebfs.content.layers.pinned import Pinned
 from nebfs.content.layers.readahead import ReadAhead
 from nebfs.content.layers.retried import Retried
 from nebfs.content.layers.verified import Verified, strongest
+from nebfs.content.pace import Pace
 from nebfs.content.prober import place_of
 from nebfs.content.stack import Reader, ReaderFacts
 from nebfs.errors import CacheFault
@@ -38,6 +39,14 @@ class LibrarySettings:
     patience: float = 60.0
     turns: int = 4
     read_ahead: int = 32 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What the objects of one place share."""
+
+    gate: Gate
+    pace: Pace
 
 
 @dataclass(slots=True)
@@ -104,7 +113,7 @@ class Library:
         self._on_damaged = on_damaged
         self._shared: dict[str, _Shared] = {}
         self._opening = trio.Lock()
-        self._gates: LRUCache[str, Gate] = LRUCache(256)
+        self._places: LRUCache[str, _Place] = LRUCache(256)
 
     async def open(self, content: Content, revision: Revision) -> Reader:
         """Return a reader of this very version. Raises NebfsError."""
@@ -121,14 +130,16 @@ class Library:
 
     async def _build(self, key: str, content: Content, revision: Revision) -> _Shared:
         """Build the stack of one object, from the bottom up."""
-        gate = self._gates.setdefault(place_of(content.locator), Gate(self._settings.turns))
+        place = self._places.setdefault(
+            place_of(content.locator), _Place(Gate(self._settings.turns), Pace())
+        )
         source = Retried(
             Limited(
                 Pinned(
-                    Fetched(self._fetcher, content.locator, revision),
+                    Fetched(self._fetcher, content.locator, revision, place.pace),
                     lambda: self._on_changed(content),
                 ),
-                gate,
+                place.gate,
             ),
             self._settings.patience,
         )
@@ -141,7 +152,7 @@ class Library:
             file = await store.open(key, revision.size)
         tasks = _Tasks()
         nursery = await self._nursery.start(tasks.run)
-        cached = Cached(file, store, self._memory, source, nursery)
+        cached = Cached(file, store, self._memory, source, nursery, place.pace)
         checksum = strongest(content.checksums)
         if checksum is None:
             return _Shared(cached, cached, tasks)

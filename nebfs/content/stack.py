@@ -58,16 +58,28 @@ class Order:
     What it brings is decided as late as possible: ``claim`` is called when the request is about to
     leave, and returns what is still missing and nobody else is bringing. So a read-ahead that waits
     for its turn never blocks a demand for the same slots, and a retry asks only for the rest.
+
+    `urgent`: somebody waits for it, and it overtakes read-ahead. `wanted` is what exactly they wait
+    for (offset, length): it may come before its slot is complete, and is then in `early`.
     """
 
-    __slots__ = ("_claimed", "error", "file", "first", "stop", "urgent")
+    __slots__ = ("_claimed", "early", "error", "file", "first", "stop", "urgent", "wanted")
 
-    def __init__(self, file: BlockFile, first: int, stop: int, *, urgent: bool) -> None:
+    def __init__(
+        self,
+        file: BlockFile,
+        first: int,
+        stop: int,
+        *,
+        urgent: bool,
+        wanted: tuple[int, int] | None = None,
+    ) -> None:
         self.file = file
         self.first = first
         self.stop = stop
         self.urgent = urgent
-        """Somebody waits for it: it overtakes read-ahead."""
+        self.wanted = wanted
+        self.early: bytes | None = None
         self.error: BaseException | None = None
         self._claimed: set[int] = set()
 
@@ -85,21 +97,28 @@ class Order:
 
     def arrived(self, filled: Sequence[Filled]) -> None:
         """Take note of slots that are in the file now."""
+        claimed = self._claimed
         for entry in filled:
-            if entry.slot not in self._claimed:
+            if entry.slot not in claimed:
                 raise ValueError(f"slot {entry.slot} was not asked for")
-        self.file.put(filled)
-        for entry in filled:
-            self._claimed.discard(entry.slot)
+            claimed.discard(entry.slot)
             self.file.claimed[entry.slot] = 0
+        self.file.put(filled)
+
+    def came_early(self, offset: int, data: bytes) -> None:
+        """Take what is wanted, before its slot is in the file."""
+        if self.wanted == (offset, len(data)):
+            self.early = data
+            self.file.tell()
 
     def finish(self, error: BaseException | None = None) -> None:
         """End the order: what it claimed and did not bring may be claimed by others again."""
-        for slot in self._claimed:
-            self.file.claimed[slot] = 0
-        self._claimed.clear()
         self.error = error
-        self.file.tell()
+        if self._claimed or error is not None:
+            for slot in self._claimed:
+                self.file.claimed[slot] = 0
+            self._claimed.clear()
+            self.file.tell()
 
 
 class Source(Protocol):

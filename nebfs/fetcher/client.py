@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from nebfs.errors import BadAnswer, FetcherDied, Unreachable
-from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest, Progress
+from nebfs.fetcher.messages import CallAnswer, CallRequest, Early, FetchRequest, Progress
 from nebfs.fetcher.process import WorkerProcess
 from nebfs.fetcher.questions import MAX_DEATHS, CallQuestion, FetchQuestion, Question, failed
 from nebfs.fetcher.settings import FetcherSettings
@@ -71,12 +71,14 @@ class FetcherProcess:
         """Return the numbers of now."""
         return FetcherStatistics(len(self._questions), self.restarts, self._fetched)
 
-    async def fetch(self, request: FetchRequest, fd: int, progress: Progress) -> Revision:
-        """See messages.Fetcher.fetch. `progress` is called on the trio thread and must not block.
+    async def fetch(
+        self, request: FetchRequest, fd: int, progress: Progress, early: Early | None = None
+    ) -> Revision:
+        """See messages.Fetcher.fetch. What is called is called on the trio thread.
 
         After a cancellation nothing is written to `fd` any more.
         """
-        question = FetchQuestion(self._next_number(), request, fd, progress)
+        question = FetchQuestion(self._next_number(), request, fd, progress, early)
         return cast("Revision", await self._ask(question))
 
     async def call(self, request: CallRequest) -> CallAnswer:
@@ -214,6 +216,10 @@ class FetcherProcess:
         if kind == "filled":
             if isinstance(question, FetchQuestion):
                 self._fetched += question.progressed(header)
+            return
+        if kind == "early":
+            if isinstance(question, FetchQuestion):
+                question.came_early(header, frame.payload)
             return
         if kind == "cancelled":
             farewell = self._farewells.get(number)

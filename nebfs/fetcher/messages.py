@@ -11,7 +11,7 @@ from typing import Protocol
 
 from nebfs.model import Filled, Locator, Revision
 
-__all__ = ["CallAnswer", "CallRequest", "FetchRequest", "Fetcher", "Filled", "Progress"]
+__all__ = ["CallAnswer", "CallRequest", "Early", "FetchRequest", "Fetcher", "Filled", "Progress"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,9 @@ class FetchRequest:
     and stops on one or at the end of the content. With `expected` the answer must be of that very
     version, or nothing is written and Changed is raised. Without it (a probe) whatever is there is
     taken, and a content shorter than the range is no error. `seed` makes a slot's checksum its own:
-    ``xxh3_64(slot's bytes, seed=(seed + slot number) % 2**64)``.
+    ``xxh3_64(slot's bytes, seed=(seed + slot number) % 2**64)``. `wanted` (start, stop) are bytes
+    within one slot of the first range that somebody waits for: they are handed over as soon as they
+    come, before their slot is complete.
     """
 
     locator: Locator
@@ -30,6 +32,7 @@ class FetchRequest:
     expected: Revision | None
     slot_size: int
     seed: int = 0
+    wanted: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,16 @@ class CallAnswer:
 
 Progress = Callable[[Sequence[Filled]], None]
 
+Early = Callable[[int, bytes], None]
+"""Takes the offset and the bytes of what is `wanted`; it may never be called, or twice."""
+
 
 class Fetcher(Protocol):
     """The two functions that the rest of the daemon sees of the network."""
 
-    async def fetch(self, request: FetchRequest, fd: int, progress: Progress) -> Revision:
+    async def fetch(
+        self, request: FetchRequest, fd: int, progress: Progress, early: Early | None = None
+    ) -> Revision:
         """Fill `request.ranges` into `fd`; call `progress` as slots arrive; return what is there.
 
         Raises Unreachable, BadAnswer, Refused, Missing, Changed, Unsupported (no such transport),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import trio
 
 from nebfs.errors import NebfsError
 from nebfs.fetcher import records
-from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest, Filled, Progress
+from nebfs.fetcher.messages import CallAnswer, CallRequest, Early, FetchRequest, Progress
 from nebfs.fetcher.wire import Parcel
 from nebfs.model import Revision
 
@@ -73,10 +74,18 @@ class CallQuestion(Question):
 class FetchQuestion(Question):
     """A FetchRequest under way, and the slots of it that are already in the file."""
 
-    __slots__ = ("_fd", "_filled", "_found", "_progress", "_request")
+    __slots__ = ("_early", "_fd", "_filled", "_found", "_progress", "_request")
 
-    def __init__(self, number: int, request: FetchRequest, fd: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        number: int,
+        request: FetchRequest,
+        fd: int,
+        progress: Progress,
+        early: Early | None = None,
+    ) -> None:
         super().__init__(number)
+        self._early = early
         self._request = request
         self._fd = fd
         self._progress = progress
@@ -104,16 +113,21 @@ class FetchQuestion(Question):
             self._found = records.revision_from_json(header["found"])
         slots = records.filled_from_json(header["slots"])
         self._filled.update(filled.slot for filled in slots)
-        self._tell(slots)
+        self._guarded(self._progress, slots)
         return sum(filled.length for filled in slots)
+
+    def came_early(self, header: records.Json, payload: bytes) -> None:
+        """Take bytes that somebody waits for, before their slot is complete."""
+        if self._early is not None and not self.done.is_set():
+            self._guarded(self._early, header["at"], payload)
 
     def answered(self, header: records.Json) -> None:
         """Take the worker's answer, after the slots that came with it."""
         self.settle(records.revision_from_json(header["revision"]))
 
-    def _tell(self, slots: list[Filled]) -> None:
+    def _guarded(self, listener: Callable[..., None], *facts: object) -> None:
         try:
-            self._progress(slots)
+            listener(*facts)
         except Exception as exc:  # noqa: BLE001 - it is raised where the fetch is awaited
             self.fail(exc)
 

@@ -39,6 +39,7 @@ def fetch_to_json(request: FetchRequest) -> dict[str, Any]:
         "expected": revision_to_json(request.expected),
         "slot_size": request.slot_size,
         "seed": request.seed,
+        "wanted": request.wanted,
     }
 
 
@@ -51,6 +52,7 @@ def fetch_from_json(value: Json) -> FetchRequest:
         expected=revision_from_json(value["expected"]),
         slot_size=value["slot_size"],
         seed=value["seed"],
+        wanted=tuple(value["wanted"]) if value["wanted"] else None,
     )
 
 

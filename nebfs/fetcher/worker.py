@@ -5,8 +5,8 @@ with the daemon: by SIGTERM, by the end of the socket, and by PR_SET_PDEATHSIG w
 killed while a child of its own still holds the socket.
 
 Frames in: ``{"do": "fetch" | "call" | "cancel", "id": number, ...}``. Frames out: ``{"is":
-"filled" | "fetched" | "answered" | "failed" | "cancelled", "id": number, ...}``. Every cancel is
-answered with cancelled, which says that nothing of that request is written any more.
+"filled" | "early" | "fetched" | "answered" | "failed" | "cancelled", "id": number, ...}``. Every
+cancel is answered with cancelled, which says that nothing of that request is written any more.
 """
 
 from __future__ import annotations
@@ -295,6 +295,9 @@ class _Reporter:
         if not self._slots:
             self._loop.call_soon(self.send)
         self._slots.extend(slots)
+
+    def early(self, offset: int, data: bytes) -> None:
+        self._worker.send({"is": "early", "id": self._number, "at": offset}, data)
 
     def send(self) -> None:
         if not self._slots:

@@ -47,7 +47,7 @@ class Place(Fetcher):
     def fetched(self):
         return sum(stop - start for request in self.log for start, stop in request.ranges)
 
-    async def fetch(self, request, fd, progress):
+    async def fetch(self, request, fd, progress, early=None):
         self.log.append(request)
         self.running += 1
         self.most = max(self.most, self.running)

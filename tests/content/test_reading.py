@@ -47,7 +47,7 @@ async def test_random_reads_are_right_and_only_what_is_needed_is_fetched(shop, p
 async def test_one_small_read_fetches_at_most_the_minimum(shop, place):
     reader = await shop().open()
     await read(reader, 2 * MIB + 5, 10)
-    assert place.fetched == 256 * 1024
+    assert place.fetched == 128 * 1024
     await reader.aclose()
 
 
@@ -209,10 +209,11 @@ async def test_reading_follows_a_sequence_and_not_a_jump(shop, place):
     await read(reader, 16 * MIB, MIB)
     await read(reader, 17 * MIB, MIB)
     await trio.testing.wait_all_tasks_blocked()
-    assert place.fetched == 2 * MIB  # a look at the middle
-    await read(reader, 18 * MIB, MIB)
-    await trio.testing.wait_all_tasks_blocked()
-    assert place.fetched >= 5 * MIB  # a stream
+    assert place.fetched <= 3 * MIB  # a look at the middle, and as the kernel reads 1 MiB of it
+    for at in range(18, 22):
+        await read(reader, at * MIB, MIB)
+        await trio.testing.wait_all_tasks_blocked()
+    assert place.fetched >= 8 * MIB  # a stream
     await reader.aclose()
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nebfs.errors import CacheFault
 from nebfs.fetcher import slots as module
+from nebfs.fetcher.pouring import feed
 from nebfs.fetcher.slots import BUFFER_SIZE, Buffers, SlotWriter
 
 SLOT = 64
@@ -31,7 +32,7 @@ def write(fd, data, chunks, *, start=0, stop=None, seed=0, slots_in_buffer=3, si
         report=lambda filled: reports.append(list(filled)),
     )
     for chunk in chunks:
-        writer.feed(chunk)
+        feed(writer, memoryview(chunk))
     writer.flush()
     return reports
 
@@ -105,7 +106,7 @@ def test_fault_of_the_disk_reports_what_is_written(monkeypatch, number):
         -1, bytearray(8 * SLOT), start=0, stop=len(data), slot_size=SLOT,
         content_size=len(data), seed=0, report=reports.extend,
     )  # fmt: skip
-    writer.feed(data)
+    feed(writer, memoryview(data))
     with pytest.raises(CacheFault) as caught:
         writer.flush()
     assert caught.value.facts["errno"] == number

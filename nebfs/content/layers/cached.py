@@ -9,6 +9,7 @@ import trio
 
 from nebfs.blocks import SLOT_SIZE, BlockFile, DiskStore, MemoryStore, Store
 from nebfs.blocks.blockfile import SLOT_SHIFT
+from nebfs.content.pace import Pace
 from nebfs.content.stack import Order, ReaderFacts, Source
 from nebfs.errors import CacheFault, Damaged, NebfsError
 from nebfs.model import Revision
@@ -19,9 +20,8 @@ log = structlog.get_logger()
 ORDER_SLOTS = 4 * MIB // SLOT_SIZE
 """The most that one request asks for: beyond 4 MiB nothing gets faster, and turns get longer."""
 
-MINIMUM_SLOTS = 256 * KIB // SLOT_SIZE
-"""The least that a demand asks for, where it is missing: on a link of 5 ms and 1 Gbit/s a request
-for less costs nearly the same time."""
+EARLY = 32 * KIB - 256
+"""The most that is handed over before its slot is complete: what goes into one message."""
 
 ROUNDS = 8
 """How often a read starts over because slots came and left again before it could take them."""
@@ -30,8 +30,9 @@ ROUNDS = 8
 class Cached:
     """A reader over a cache file, filled by `source` on demand.
 
-    Orders run in `nursery`. When the disk refuses, the object moves into `memory` for the rest of
-    this stack's life: what the disk holds stays there for the next one.
+    Orders run in `nursery`, and are cut to the `pace` of the place. When the disk refuses, the
+    object moves into `memory` for the rest of this stack's life: what the disk holds stays there
+    for the next one.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Cached:
         memory: MemoryStore,
         source: Source,
         nursery: trio.Nursery,
+        pace: Pace,
     ) -> None:
         self.file = file
         self.size = file.size
@@ -49,6 +51,7 @@ class Cached:
         self._memory = memory
         self._source = source
         self._nursery = nursery
+        self._pace = pace
         self._orders: dict[int, Order] = {}
         self._last_error = ""
 
@@ -66,41 +69,58 @@ class Cached:
                 return bytes(view)  # whoever awaited us may await again before using it
             first, stop = file.span(offset, length)
             if not file.has(first, stop):
-                await self._bring(first, stop)
+                early = await self._bring(first, stop, (offset, length))
+                if early is not None:
+                    return early
                 continue
             data = await file.read(offset, length)
             if data is not None:
                 return data
         raise Damaged("the cache keeps losing these blocks", offset=offset, length=length)
 
-    async def _bring(self, first: int, stop: int) -> None:
-        """Return when the slots are here, or at least were for a moment."""
+    async def _bring(self, first: int, stop: int, wanted: tuple[int, int]) -> bytes | None:
+        """Return when the slots are here, or at least were for a moment; or return what is wanted
+        of them, if that came by itself.
+        """
         file = self.file
         watched: dict[int, Order] = {}
         while file is self.file:
             missing = file.missing(first, stop)
             if not missing:
-                return
+                return None
             for slot in missing:
                 order = watched.get(slot)
                 if order is not None and order.error is not None:
                     # A copy: each reader raises its own, with its own traceback.
                     raise copy.copy(order.error) from order.error
+                if order is not None and order.early is not None and order.wanted == wanted:
+                    return order.early
             for slot in missing:
                 order = self._orders.get(slot)
                 if file.claimable(slot) and (order is None or not order.urgent):
-                    order = self._demand(slot, stop)
+                    order = self._demand(slot, stop, wanted if slot == first else None)
                 if order is not None and order.urgent:
                     watched[slot] = order
-            await file.news()
+            await file.arrival(first, stop)
+        return None
 
-    def _demand(self, slot: int, stop: int) -> Order:
-        """Order what a reader waits for, starting with `slot`."""
+    def _demand(self, slot: int, stop: int, wanted: tuple[int, int] | None) -> Order:
+        """Order what a reader waits for, starting with `slot`, and what is around it."""
+        file = self.file
         if not self.revision.ranges:
             # This place gives everything from the start or nothing: one pass brings it all.
-            return self._start(Order(self.file, 0, self.file.slots, urgent=True))
-        least = max(stop, min(slot + MINIMUM_SLOTS, self.file.slots))
-        return self._start(Order(self.file, slot, min(slot + ORDER_SLOTS, least), urgent=True))
+            return self._start(Order(file, 0, file.slots, urgent=True))
+        stop = min(stop, slot + ORDER_SLOTS)
+        if wanted is not None and (wanted[1] > EARLY or stop > slot + 1):
+            wanted = None
+        order = self._start(Order(file, slot, stop, urgent=True, wanted=wanted))
+        around = self._pace.around >> SLOT_SHIFT
+        if around > stop - slot:
+            # Neighbours on both sides, as boots read them: all of the aligned block.
+            start = slot - slot % around
+            self.ahead(stop, start + around)
+            self.ahead(start, slot)
+        return order
 
     def ahead(self, first: int, stop: int) -> None:
         """Order slots that nobody waits for yet. What is here or on its way is left out."""

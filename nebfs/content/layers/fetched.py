@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import trio
+
 from nebfs.blocks import SLOT_SIZE
+from nebfs.content.pace import Pace
 from nebfs.content.stack import Order
 from nebfs.fetcher.messages import Fetcher, FetchRequest
-from nebfs.model import Locator, Revision
+from nebfs.model import Filled, Locator, Revision
 
 
 class Fetched:
-    """Brings ranges of one locator and revision. Whatever the fetcher raises passes through."""
+    """Brings ranges of one locator and revision. Whatever the fetcher raises passes through.
 
-    def __init__(self, fetcher: Fetcher, locator: Locator, revision: Revision) -> None:
+    How long each answer takes is noted in `pace`.
+    """
+
+    def __init__(self, fetcher: Fetcher, locator: Locator, revision: Revision, pace: Pace) -> None:
         self._fetcher = fetcher
         self._locator = locator
+        self._pace = pace
         self.revision = revision
 
     async def fill(self, order: Order) -> None:
@@ -21,11 +30,29 @@ class Fetched:
         ranges = order.claim()
         if not ranges or order.file.fd < 0:  # or the object has moved into memory meanwhile
             return
+        wanted = order.wanted
         request = FetchRequest(
             locator=self._locator,
             ranges=tuple(ranges),
             expected=self.revision,
             slot_size=SLOT_SIZE,
             seed=order.file.seed,
+            wanted=(wanted[0], wanted[0] + wanted[1]) if wanted is not None else None,
         )
-        await self._fetcher.fetch(request, order.file.fd, order.arrived)
+        asked = first = trio.current_time()
+
+        def arrived(filled: Sequence[Filled]) -> None:
+            nonlocal first
+            if first == asked:
+                first = trio.current_time()
+            order.arrived(filled)
+
+        def came_early(offset: int, data: bytes) -> None:
+            nonlocal first
+            if first == asked:
+                first = trio.current_time()
+            order.came_early(offset, data)
+
+        await self._fetcher.fetch(request, order.file.fd, arrived, came_early)
+        size = sum(stop - start for start, stop in ranges)
+        self._pace.note(first - asked, trio.current_time() - first, size)

@@ -1,28 +1,43 @@
-"""Ordering what a sequential reader will want next. One per open file.
+"""Ordering what sequential readers will want next. One per open file.
 
-A read is sequential when it starts near where the run so far ends: the kernel sends its own
-read-ahead out of order and up to 1 MiB apart. After the first 2 MiB of a run the window is as long
-as the run, up to the limit, so it doubles with each window consumed, and a look at the middle of an
-image costs nothing. A seek starts a new run. What was ordered stays ordered: it is in the cache.
+A read belongs to a run when it starts near where the run so far ends: the kernel sends its own
+read-ahead out of order and up to 1 MiB apart. Several runs are followed at once, as several
+processes, or the partitions of one guest, read one file each in its own sequence. Once a run is
+longer than a jump may be, the window ahead of it is half as long as the run, up to the limit: it
+grows as the run does, and a look at the middle of an image costs little. A seek starts a new run.
+What was ordered stays ordered: it is in the cache.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from nebfs.blocks import SLOT_SIZE
 from nebfs.content.layers.cached import Cached
 from nebfs.content.stack import Reader, ReaderFacts
 from nebfs.model import Revision
-from nebfs.units import MIB
+from nebfs.units import KIB, MIB
 
 NEAR = 2 * MIB
-"""How far from the end of the run a read may start and still belong to it."""
+"""How far from the end of a run a read may start and still belong to it."""
 
-PATIENCE = 2 * MIB
-"""How long a run must be before anything is ordered ahead: one kernel read of 1 MiB brings up to
-1 MiB of the kernel's own read-ahead with it, and may be all that is ever wanted."""
+RUNS = 4
+"""How many runs of one file are followed; the one that was read least lately is forgotten."""
 
-REFILL = 4 * MIB
-"""The window is refilled in steps of one order."""
+PATIENCE = 512 * KIB
+"""How long a run must be before anything is ordered ahead."""
+
+STEP = 4 * MIB
+"""A long window is moved on in steps of one order."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """A sequence of reads: where it ends, how long it is, up to where was ordered ahead of it."""
+
+    end: int
+    length: int
+    ordered: int
 
 
 class ReadAhead:
@@ -32,9 +47,7 @@ class ReadAhead:
         self._below = below
         self._cached = cached
         self._limit = limit
-        self._end = 0
-        self._run = 0
-        self._ordered = 0
+        self._runs: list[_Run] = []
         self.size = below.size
 
     @property
@@ -55,18 +68,29 @@ class ReadAhead:
 
     def _note(self, offset: int, length: int) -> None:
         end = offset + length
-        if self._run and -NEAR <= offset - self._end <= NEAR:
-            self._run += max(0, end - self._end)
-            self._end = max(self._end, end)
+        run = next((r for r in self._runs if -NEAR <= offset - r.end <= NEAR), None)
+        if run is None:
+            run = _Run(end, length, end)
+            self._runs.insert(0, run)
+            del self._runs[RUNS:]
         else:
-            self._run, self._end, self._ordered = length, end, end
-        if self._run <= PATIENCE or not self._limit:
-            return
-        window = min(self._run, self._limit)
-        goal = min(self._end + window, self.size)
-        start = max(self._ordered, self._end)
-        if goal - start >= min(REFILL, window) or goal == self.size > start:
-            self._ordered = goal
+            if run is not self._runs[0]:
+                self._runs.remove(run)
+                self._runs.insert(0, run)
+            if end > run.end:
+                run.length += end - run.end
+                run.end = end
+        if run.length > PATIENCE and self._limit:
+            self._order(run)
+
+    def _order(self, run: _Run) -> None:
+        window = min(run.length // 2, self._limit)
+        goal = min(run.end + window, self.size)
+        if window >= 2 * STEP and goal < self.size:
+            goal -= goal % STEP
+        start = max(run.ordered, run.end)
+        if goal - start >= min(STEP, window // 2) or goal == self.size > start:
+            run.ordered = goal
             self._cached.ahead(start // SLOT_SIZE, -(-goal // SLOT_SIZE))
 
     def facts(self) -> ReaderFacts:

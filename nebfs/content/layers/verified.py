@@ -161,7 +161,7 @@ class Verified:
         while stop < min(first + STEP // SLOT_SIZE, file.slots) and file.has(stop, stop + 1):
             stop += 1
         if stop == first:
-            await file.news()
+            await file.arrival(first, first + 1)
             return 0
         length = min(stop * SLOT_SIZE, self.size) - offset
         data = await file.read(offset, length)  # proves the blocks, so rot is not a mismatch

@@ -34,6 +34,10 @@ class Listener(Protocol):
         """Say which slots are in the file now."""
         ...
 
+    def early(self, offset: int, data: bytes) -> None:
+        """Hand over what is `wanted`, before its slot is complete."""
+        ...
+
 
 class Transport(Protocol):
     """A way to reach remote bytes."""

@@ -1,31 +1,36 @@
 """Bytes over HTTP and HTTPS by Range requests (RFC 9110 section 14), and plain calls.
 
-An answer is judged (http_answers.py) before a byte of it is written. A server without Range
-answers with everything: what was asked for is then picked out of that one stream.
+An answer is judged (http_answers.py) before a byte of it is written. Ranges come over connections
+of our own (http_ranges.py); what is out of the ordinary there comes by aiohttp. A server without
+Range answers with everything: what was asked for is then picked out of that one stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
 from cachetools import TTLCache
 
-from nebfs.errors import BadAnswer, Unreachable
+from nebfs.errors import BadAnswer, NebfsError, Unreachable
 from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest
-from nebfs.fetcher.pouring import Read, Vessel, pour
+from nebfs.fetcher.pouring import Pour, Read, Sink, Vessel, pour
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.slots import Buffers
 from nebfs.fetcher.transports.http_answers import Verdict, judge_range
 from nebfs.fetcher.transports.http_connections import (
+    MAX_REDIRECTS,
     Connections,
     Target,
     first_target,
     network_failures,
+    next_target,
 )
+from nebfs.fetcher.transports.http_ranges import Head, RangePool, Unusual
 from nebfs.model import Locator, Revision
 
 if TYPE_CHECKING:
@@ -39,10 +44,75 @@ signed addresses of object stores live (15 minutes and more)."""
 PARALLEL_RANGES = 2
 """Ranges of one request under way at once: one is answered while the next one is asked."""
 
+FAR = 0.002
+"""Seconds until the first byte of an answer from which on a place is far away: what somebody waits
+for is then asked for by itself, too, instead of waiting for all that comes before it. A connection
+gives 14 KiB after one round trip, 28 KiB after another, 56 KiB after a third."""
+
+BEHIND = 8 << 10
+"""How far from the beginning of a range what is waited for must be for that."""
+
 _STALE = frozenset((401, 403, 404, 410))
 _HEADER = "header:"
 
 Ranges = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One fetch."""
+
+    request: FetchRequest
+    fd: int
+    listener: Listener
+    buffers: Buffers
+
+    def vessel(self, size: int) -> Vessel:
+        """Return where its bytes go, once the content's size is known."""
+        listener = self.listener
+        return Vessel(self.fd, self.request, size, listener.filled, listener.early, self.buffers)
+
+
+class _Range:
+    """One range of a job that is asked for on a connection of our own."""
+
+    def __init__(self, job: _Job, asked: tuple[int, int], expected: Revision | None) -> None:
+        self._job = job
+        self._asked = asked
+        self._expected = expected
+        self._pour: Pour | None = None
+        self.revision: Revision | None = None
+
+    def accept(self, head: Head, shown: str) -> Sink | None:
+        """Judge an answer; say where its body goes."""
+        if head.status == 200:
+            raise Unusual
+        verdict = judge_range(head.status, head.headers, self._asked, self._expected, shown)
+        self.revision = verdict.revision
+        if self._expected is None:
+            self._job.listener.found(verdict.revision)
+        for start, stop in _clipped([self._asked], verdict.stop):
+            self._pour = Pour(self._job.vessel(verdict.revision.size), start, stop)
+        return self._pour  # None for an empty content, whose 416 has a body of its own
+
+    def end(self, *, keep: bool) -> None:
+        """Write what has come, or leave it if not `keep`."""
+        if self._pour is not None:
+            self._pour.end(keep=keep)
+
+
+class _Glimpse:
+    """A Sink for the few bytes that somebody waits for."""
+
+    def __init__(self, size: int) -> None:
+        self.data = bytearray(size)
+        self.missing = size
+
+    def space(self) -> memoryview:
+        return memoryview(self.data)[-self.missing :]
+
+    def advance(self, count: int) -> None:
+        self.missing -= count
 
 
 class Http:
@@ -51,11 +121,13 @@ class Http:
     def __init__(self, settings: FetcherSettings) -> None:
         self._settings = settings
         self._connections = Connections(settings)
+        self._pool = RangePool(settings, self._connections.tls)
         self._buffers = Buffers()
         self._remembered: TTLCache[Locator, Target] = TTLCache(REMEMBERED, REMEMBERED_SECONDS)
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._pool.aclose()
         await self._connections.aclose()
 
     async def fetch(self, request: FetchRequest, fd: int, listener: Listener) -> Revision:
@@ -64,35 +136,21 @@ class Http:
         ranges = _clipped(request.ranges, expected.size) if expected else request.ranges
         if not ranges and expected is not None:
             return expected
+        job = _Job(request, fd, listener, self._buffers)
         # A probe without ranges still has to ask for something: one byte, which is not kept.
         asked, rest = (ranges[0], ranges[1:]) if ranges else ((0, 1), ())
-        async with self._answer(request.locator, asked, expected) as (read, verdict):
-            revision = verdict.revision
-            if expected is None:
-                listener.found(revision)
-            vessel = Vessel(fd, request, revision.size, listener.filled, self._buffers)
-            if not revision.ranges:
-                # Everything comes in this one answer; it is left as soon as the last range is in.
-                await pour(read, 0, _clipped(ranges, revision.size), vessel)
-                return revision
-            runs = _clipped(ranges[:1], verdict.stop)
-            if runs:  # there are none in an empty content, whose 416 has a body of its own
-                excess = await pour(read, verdict.start, runs, vessel)
-                await _expect_end(read, excess, request.locator)
-        await self._fetch_rest(request, _clipped(rest, revision.size), expected or revision, vessel)
+        async with self._glimpse(job, asked):
+            revision = await self._bring(job, asked, expected, rest)
+            if revision.ranges:
+                await self._bring_rest(job, _clipped(rest, revision.size), expected or revision)
         return revision
 
-    async def _fetch_rest(
-        self, request: FetchRequest, ranges: Ranges, expected: Revision, vessel: Vessel
-    ) -> None:
+    async def _bring_rest(self, job: _Job, ranges: Ranges, expected: Revision) -> None:
         waiting = iter(ranges)
 
         async def work() -> None:
             for asked in waiting:
-                async with self._answer(request.locator, asked, expected) as (read, verdict):
-                    excess = await pour(read, verdict.start, [asked], vessel)
-                    if verdict.revision.ranges:
-                        await _expect_end(read, excess, request.locator)
+                await self._bring(job, asked, expected)
 
         if len(ranges) <= 1:
             await work()
@@ -104,6 +162,124 @@ class Http:
         except BaseExceptionGroup as failures:
             first = failures.exceptions[0]
             raise first from first.__cause__
+
+    async def _bring(
+        self, job: _Job, asked: tuple[int, int], expected: Revision | None, rest: Ranges = ()
+    ) -> Revision:
+        """Bring one range; a server without Range gives `rest` in the same answer."""
+        if expected is None or expected.ranges:
+            wanted = _Range(job, asked, expected)
+            keep = True
+            try:
+                await self._ask(job.request.locator, asked, wanted.accept)
+            except Unusual:
+                pass
+            except asyncio.CancelledError:
+                keep = False  # nothing may be written any more
+                raise
+            else:
+                assert wanted.revision is not None  # noqa: S101 - it was accepted
+                return wanted.revision
+            finally:
+                wanted.end(keep=keep)
+        return await self._bring_by_library(job, asked, expected, rest)
+
+    async def _bring_by_library(
+        self, job: _Job, asked: tuple[int, int], expected: Revision | None, rest: Ranges
+    ) -> Revision:
+        locator = job.request.locator
+        async with self._answer(locator, asked, expected) as (read, verdict):
+            revision = verdict.revision
+            if expected is None:
+                job.listener.found(revision)
+            vessel = job.vessel(revision.size)
+            if not revision.ranges:
+                # Everything comes in this one answer; it is left as soon as the last range is in.
+                wanted = [asked, *rest] if job.request.ranges else []
+                await pour(read, 0, _clipped(wanted, revision.size), vessel)
+                return revision
+            runs = _clipped([asked], verdict.stop)
+            if runs:  # there are none in an empty content, whose 416 has a body of its own
+                excess = await pour(read, verdict.start, runs, vessel)
+                await _expect_end(read, excess, locator)
+        return revision
+
+    # --- over connections of our own ----------------------------------------------------------
+
+    async def _ask(
+        self, locator: Locator, asked: tuple[int, int], accept: Callable[[Head, str], Sink | None]
+    ) -> None:
+        """Ask for one range, following redirects. Raises Unusual for what aiohttp is to do."""
+        remembered = self._remembered.get(locator)
+        target = remembered or _target_of(locator)
+        redirected = False
+        for _ in range(MAX_REDIRECTS + 1):
+            if self._connections.proxy_of(target.url) is not None:
+                raise Unusual
+            accepted = False
+
+            def judge(head: Head, target: Target = target) -> Sink | None:
+                if head.redirect or (target is remembered and head.status in _STALE):
+                    return None
+                nonlocal accepted
+                accepted = True
+                return accept(head, target.shown)
+
+            try:
+                head = await self._pool.ask(target, asked, judge)
+            except Unreachable:
+                if target is not remembered or accepted:
+                    raise
+                head = None
+            if accepted:
+                if redirected:
+                    self._remembered[locator] = target
+                return
+            if head is not None and head.redirect:
+                target, redirected = next_target(target, head.headers["Location"]), True
+            else:  # what a redirect led to is not there any more: start at its beginning
+                self._remembered.pop(locator, None)
+                target = _target_of(locator)
+        raise BadAnswer("too many redirects", url=target.shown)
+
+    @contextlib.asynccontextmanager
+    async def _glimpse(self, job: _Job, asked: tuple[int, int]) -> AsyncIterator[None]:
+        """Meanwhile, ask by itself for what somebody waits for, if that is worth it."""
+        wanted, expected = job.request.wanted, job.request.expected
+        if (
+            wanted is None
+            or expected is None
+            or wanted[0] - asked[0] < BEHIND
+            or self._pool.first_byte(self._target(job.request.locator)) < FAR
+        ):
+            yield
+            return
+
+        async def look() -> None:
+            glimpse = _Glimpse(wanted[1] - wanted[0])
+
+            def accept(head: Head, shown: str) -> Sink:
+                if head.status != 206:
+                    raise Unusual
+                judge_range(head.status, head.headers, wanted, expected, shown)
+                return glimpse
+
+            # Whatever is wrong, the request for the whole range finds it out, too.
+            with contextlib.suppress(NebfsError, Unusual):
+                await self._ask(job.request.locator, wanted, accept)
+                job.listener.early(wanted[0], bytes(glimpse.data))
+
+        task = asyncio.create_task(look())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _target(self, locator: Locator) -> Target:
+        return self._remembered.get(locator) or _target_of(locator)
+
+    # --- by aiohttp ---------------------------------------------------------------------------
 
     async def call(self, request: CallRequest) -> CallAnswer:
         """Return the answer to a plain request; see messages.Fetcher.call."""

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import io
 import re
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ DNS_CACHE = 60
 
 MAX_REDIRECTS = 10
 
-_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _PLAIN = re.compile(r"[\x21-\x7e]+")
 # What a locator's headers may tell to a host that a redirect leads to: nothing that identifies.
 _PUBLIC = frozenset(("accept", "accept-language", "content-type", "user-agent"))
@@ -107,6 +108,7 @@ class Connections:
     def __init__(self, settings: FetcherSettings) -> None:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
+        self._context: ssl.SSLContext | None = None
         self._proxies = getproxies_environment() if settings.trust_env else {}
         self.fetch_timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=settings.connect_timeout, sock_read=settings.stall_timeout
@@ -138,7 +140,7 @@ class Connections:
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._ask(method, target, headers, timeout, body)
             location = response.headers.get("Location", "")
-            if response.status not in _REDIRECTS or not location:
+            if response.status not in REDIRECTS or not location:
                 return response, target
             response.release()
             following = next_target(target, location)
@@ -162,7 +164,7 @@ class Connections:
         body: bytes,
     ) -> aiohttp.ClientResponse:
         session = self._session or self._open()
-        proxy = self._proxy(target.url)
+        proxy = self.proxy_of(target.url)
         with network_failures(target.shown, self._settings):
             return await session.request(
                 method,
@@ -174,21 +176,28 @@ class Connections:
                 allow_redirects=False,
             )
 
+    def tls(self) -> ssl.SSLContext:
+        """Return the context of every https connection. Raises Unsupported."""
+        if self._context is None:
+            cafile = self._settings.ca_file
+            try:
+                self._context = ssl.create_default_context(cafile=cafile or None)
+            except OSError as exc:  # SSLError is one
+                raise Unsupported(
+                    "the file of certificate authorities cannot be used",
+                    file=cafile,
+                    reason=str(exc),
+                ) from exc
+        return self._context
+
     def _open(self) -> aiohttp.ClientSession:
-        cafile = self._settings.ca_file
-        try:
-            context = ssl.create_default_context(cafile=cafile or None)
-        except OSError as exc:  # SSLError is one
-            raise Unsupported(
-                "the file of certificate authorities cannot be used", file=cafile, reason=str(exc)
-            ) from exc
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,
                 limit_per_host=self._settings.connections_per_host,
                 keepalive_timeout=KEEP_ALIVE,
                 ttl_dns_cache=DNS_CACHE,
-                ssl=context,
+                ssl=self.tls(),
             ),
             headers={"User-Agent": self._settings.user_agent, "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -197,7 +206,8 @@ class Connections:
         )
         return self._session
 
-    def _proxy(self, url: URL) -> URL | None:
+    def proxy_of(self, url: URL) -> URL | None:
+        """Return the proxy that `url` is to be asked through. Raises Unsupported."""
         text = self._proxies.get(url.scheme) or self._proxies.get("all")
         if not text or not url.host:
             return None
@@ -219,6 +229,24 @@ def network_failures(url: str, settings: FetcherSettings) -> Iterator[None]:
         yield
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         raise _failure(exc, url, settings) from exc
+
+
+def connect_failure(exc: Exception, url: str, settings: FetcherSettings) -> NebfsError:
+    """Say why asyncio could not make a connection."""
+    match exc:
+        case TimeoutError():
+            return Unreachable("no connection in time", after=settings.connect_timeout, url=url)
+        case socket.gaierror() | UnicodeError():
+            return Unreachable("the server's name could not be resolved", url=url)
+        case ssl.SSLCertVerificationError():
+            reason = exc.verify_message or "certificate"
+            return Unreachable("the server's certificate is not trusted", reason=reason, url=url)
+        case ssl.SSLError():
+            return Unreachable("TLS failed", reason=exc.reason or exc.strerror, url=url)
+        case OSError():
+            return Unreachable("could not connect", reason=_reason(exc), url=url)
+        case _:
+            return Unreachable("could not connect", reason=type(exc).__name__, url=url)
 
 
 def _failure(exc: Exception, url: str, settings: FetcherSettings) -> NebfsError:

@@ -1,0 +1,46 @@
+"""How fast a place is, as its answers show it: what a request costs before its first byte comes,
+and how many bytes come in the time that another request would cost.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from nebfs.units import KIB, MIB
+
+MEASURABLE: Final = 512 * KIB
+"""Bytes that an answer must have for its rate to mean something: less comes in a burst."""
+
+UNKNOWN_RATE: Final = 100 * MIB
+"""Bytes per second that a place is taken to give until it was measured."""
+
+WORTHWHILE: Final = 1 * MIB
+"""The most that is brought around what a reader waits for. More saves round trips, too, but a
+booting guest then fetches over three times what it reads (recorded boots: 2.8 times with 1 MiB)."""
+
+
+class Pace:
+    """The best of what was seen lately: `latency` in seconds, `rate` in bytes per second.
+
+    The best and not the mean, as an answer is often late for reasons of our own: other requests
+    under way to the same place, a busy machine.
+    """
+
+    def __init__(self) -> None:
+        self.latency = 0.0
+        self.rate = float(UNKNOWN_RATE)
+
+    def note(self, waited: float, took: float, size: int) -> None:
+        """Take note of an answer of `size` bytes: `took` seconds after `waited` for its first."""
+        better = not self.latency or waited < self.latency
+        self.latency += (waited - self.latency) * (1.0 if better else 0.05)
+        if size >= MEASURABLE and took > 0:
+            rate = size / took
+            self.rate += (rate - self.rate) * (0.5 if rate > self.rate else 0.05)
+
+    @property
+    def around(self) -> int:
+        """How many bytes are worth having for the price of one request: half of what would come
+        while another one waits for its first byte.
+        """
+        return min(int(self.latency * self.rate / 2), WORTHWHILE)
