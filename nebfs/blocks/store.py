@@ -295,7 +295,8 @@ class DiskStore(Store):
 
     async def reserve(self, amount: int, *, urgent: bool = True) -> None:
         """Set `amount` bytes aside. Raises CacheFault, at once while the disk refuses writes."""
-        await self._measured.wait()
+        if not self._measured.is_set():
+            await self._measured.wait()
         if time.monotonic() < self._full_until:
             raise CacheFault("the cache disk refused a write a moment ago")
         await super().reserve(amount, urgent=urgent)

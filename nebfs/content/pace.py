@@ -11,6 +11,9 @@ from nebfs.units import KIB, MIB
 MEASURABLE: Final = 512 * KIB
 """Bytes that an answer must have for its rate to mean something: less comes in a burst."""
 
+FAR: Final = 0.002
+"""Seconds: what comes sooner is not worth guessing. Such a latency is our own work, mostly."""
+
 UNKNOWN_RATE: Final = 100 * MIB
 """Bytes per second that a place is taken to give until it was measured."""
 
@@ -33,7 +36,7 @@ class Pace:
     def note(self, waited: float, took: float, size: int) -> None:
         """Take note of an answer of `size` bytes: `took` seconds after `waited` for its first."""
         better = not self.latency or waited < self.latency
-        self.latency += (waited - self.latency) * (1.0 if better else 0.05)
+        self.latency += (waited - self.latency) * (1.0 if better else 0.02)
         if size >= MEASURABLE and took > 0:
             rate = size / took
             self.rate += (rate - self.rate) * (0.5 if rate > self.rate else 0.05)
@@ -43,4 +46,6 @@ class Pace:
         """How many bytes are worth having for the price of one request: half of what would come
         while another one waits for its first byte.
         """
+        if self.latency < FAR:
+            return 0
         return min(int(self.latency * self.rate / 2), WORTHWHILE)

@@ -202,8 +202,10 @@ class FetcherProcess:
     async def _listen(self, worker: WorkerProcess) -> None:
         """Take what the worker says until it is gone, or not to be understood."""
         try:
-            while (frame := await worker.receive()) is not None:
-                self._take(frame)
+            while frames := await worker.receive():
+                for frame in frames:
+                    self._take(frame)
+                await trio.lowlevel.checkpoint()
         except BadAnswer as exc:
             log.error("fetcher not understood", pid=worker.pid, reason=str(exc))
 

@@ -107,6 +107,7 @@ class Pour:
         writer.advance(count)
         if self._early is not None:
             self._give_early(*self._early)
+        writer.settle()
         if writer.waiting and writer.missing and self._timer is None:
             due = self._last + PROMPT
             if self._loop.time() >= due:

@@ -1,7 +1,7 @@
 """Assembling a stream of network chunks into slots of a file: hashed, zero-checked, written.
 
 Pure but for pwrite: no event loop, no network. Bytes are received straight into a reused buffer
-(`space`, `advance`), which is written a megabyte at a time.
+(`space`, `advance`, `settle`), which is written a megabyte at a time.
 """
 
 from __future__ import annotations
@@ -127,11 +127,14 @@ class SlotWriter:
         return self._view[self._fill : self._fill + self.missing]
 
     def advance(self, count: int) -> None:
-        """Take the `count` bytes that were put there.
-
-        Writes and reports by itself whenever the buffer is full. Raises CacheFault.
-        """
+        """Take the `count` bytes that were put there; `settle` is to follow."""
         self._fill += count
+
+    def settle(self) -> None:
+        """Hash the slots that are complete; write and report them if the buffer is full.
+
+        Raises CacheFault.
+        """
         self._complete_slots()
         if self._fill == len(self._buffer):
             self.flush()

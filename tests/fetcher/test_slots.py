@@ -13,10 +13,21 @@ from hypothesis import strategies as st
 
 from nebfs.errors import CacheFault
 from nebfs.fetcher import slots as module
-from nebfs.fetcher.pouring import feed
 from nebfs.fetcher.slots import BUFFER_SIZE, Buffers, SlotWriter
 
 SLOT = 64
+
+
+def feed(writer, chunk):
+    while chunk:
+        space = writer.space()
+        count = min(len(space), len(chunk))
+        if not count:
+            return
+        space[:count] = chunk[:count]
+        writer.advance(count)
+        writer.settle()
+        chunk = chunk[count:]
 
 
 def write(fd, data, chunks, *, start=0, stop=None, seed=0, slots_in_buffer=3, size=None):
@@ -32,7 +43,7 @@ def write(fd, data, chunks, *, start=0, stop=None, seed=0, slots_in_buffer=3, si
         report=lambda filled: reports.append(list(filled)),
     )
     for chunk in chunks:
-        feed(writer, memoryview(chunk))
+        feed(writer, chunk)
     writer.flush()
     return reports
 
@@ -106,7 +117,7 @@ def test_fault_of_the_disk_reports_what_is_written(monkeypatch, number):
         -1, bytearray(8 * SLOT), start=0, stop=len(data), slot_size=SLOT,
         content_size=len(data), seed=0, report=reports.extend,
     )  # fmt: skip
-    feed(writer, memoryview(data))
+    feed(writer, data)
     with pytest.raises(CacheFault) as caught:
         writer.flush()
     assert caught.value.facts["errno"] == number

@@ -2,10 +2,10 @@
 
 A read belongs to a run when it starts near where the run so far ends: the kernel sends its own
 read-ahead out of order and up to 1 MiB apart. Several runs are followed at once, as several
-processes, or the partitions of one guest, read one file each in its own sequence. Once a run is
-longer than a jump may be, the window ahead of it is half as long as the run, up to the limit: it
-grows as the run does, and a look at the middle of an image costs little. A seek starts a new run.
-What was ordered stays ordered: it is in the cache.
+processes, or the partitions of one guest, read one file each in its own sequence. The window ahead
+of a run is half as long as the run, so that it grows as the run does, and a look at the middle of
+an image costs little; of a run without gaps, once it is long, twice as long. A seek starts a new
+run. What was ordered stays ordered: it is in the cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nebfs.content.stack import Reader, ReaderFacts
 from nebfs.model import Revision
 from nebfs.units import KIB, MIB
 
-NEAR = 2 * MIB
+NEAR = 1 * MIB
 """How far from the end of a run a read may start and still belong to it."""
 
 RUNS = 4
@@ -27,16 +27,23 @@ RUNS = 4
 PATIENCE = 512 * KIB
 """How long a run must be before anything is ordered ahead."""
 
+STREAM = 2 * MIB
+"""How long a run without gaps must be to be taken for somebody who reads to the end: one read of
+1 MiB, with what the kernel reads ahead of it, is not."""
+
 STEP = 4 * MIB
 """A long window is moved on in steps of one order."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """A sequence of reads: where it ends, how long it is, up to where was ordered ahead of it."""
+    """A sequence of reads: where it ends, how long it is, how much of that was read (twice, if it
+    was read twice), and up to where was ordered ahead of it.
+    """
 
     end: int
     length: int
+    read: int
     ordered: int
 
 
@@ -70,13 +77,14 @@ class ReadAhead:
         end = offset + length
         run = next((r for r in self._runs if -NEAR <= offset - r.end <= NEAR), None)
         if run is None:
-            run = _Run(end, length, end)
+            run = _Run(end, length, length, end)
             self._runs.insert(0, run)
             del self._runs[RUNS:]
         else:
             if run is not self._runs[0]:
                 self._runs.remove(run)
                 self._runs.insert(0, run)
+            run.read += length
             if end > run.end:
                 run.length += end - run.end
                 run.end = end
@@ -84,7 +92,8 @@ class ReadAhead:
             self._order(run)
 
     def _order(self, run: _Run) -> None:
-        window = min(run.length // 2, self._limit)
+        stream = run.length > STREAM and run.read * 8 >= run.length * 7
+        window = min(run.length * 2 if stream else run.length // 2, self._limit)
         goal = min(run.end + window, self.size)
         if window >= 2 * STEP and goal < self.size:
             goal -= goal % STEP

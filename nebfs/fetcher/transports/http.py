@@ -30,7 +30,7 @@ from nebfs.fetcher.transports.http_connections import (
     network_failures,
     next_target,
 )
-from nebfs.fetcher.transports.http_ranges import Head, RangePool, Unusual
+from nebfs.fetcher.transports.http_ranges import FAR, Head, RangePool, Unusual
 from nebfs.model import Locator, Revision
 
 if TYPE_CHECKING:
@@ -44,13 +44,9 @@ signed addresses of object stores live (15 minutes and more)."""
 PARALLEL_RANGES = 2
 """Ranges of one request under way at once: one is answered while the next one is asked."""
 
-FAR = 0.002
-"""Seconds until the first byte of an answer from which on a place is far away: what somebody waits
-for is then asked for by itself, too, instead of waiting for all that comes before it. A connection
-gives 14 KiB after one round trip, 28 KiB after another, 56 KiB after a third."""
-
-BEHIND = 8 << 10
-"""How far from the beginning of a range what is waited for must be for that."""
+BURST = 12 << 10
+"""Bytes that a connection is sure to give within one round trip: ten packets (RFC 6928), less the
+answer's head. It gives twice as many within the next one, and so on."""
 
 _STALE = frozenset((401, 403, 404, 410))
 _HEADER = "header:"
@@ -102,14 +98,14 @@ class _Range:
 
 
 class _Glimpse:
-    """A Sink for the few bytes that somebody waits for."""
+    """A Sink for a few bytes that somebody waits for."""
 
-    def __init__(self, size: int) -> None:
-        self.data = bytearray(size)
-        self.missing = size
+    def __init__(self, room: memoryview) -> None:
+        self._room = room
+        self.missing = len(room)
 
     def space(self) -> memoryview:
-        return memoryview(self.data)[-self.missing :]
+        return self._room[-self.missing :]
 
     def advance(self, count: int) -> None:
         self.missing -= count
@@ -245,36 +241,46 @@ class Http:
     @contextlib.asynccontextmanager
     async def _glimpse(self, job: _Job, asked: tuple[int, int]) -> AsyncIterator[None]:
         """Meanwhile, ask by itself for what somebody waits for, if that is worth it."""
-        wanted, expected = job.request.wanted, job.request.expected
+        request = job.request
+        wanted = request.wanted
         if (
             wanted is None
-            or expected is None
-            or wanted[0] - asked[0] < BEHIND
-            or self._pool.first_byte(self._target(job.request.locator)) < FAR
+            or request.expected is None
+            or wanted[1] - asked[0] <= BURST
+            or self._pool.first_byte(self._target(request.locator)) < FAR
         ):
             yield
             return
-
-        async def look() -> None:
-            glimpse = _Glimpse(wanted[1] - wanted[0])
-
-            def accept(head: Head, shown: str) -> Sink:
-                if head.status != 206:
-                    raise Unusual
-                judge_range(head.status, head.headers, wanted, expected, shown)
-                return glimpse
-
-            # Whatever is wrong, the request for the whole range finds it out, too.
-            with contextlib.suppress(NebfsError, Unusual):
-                await self._ask(job.request.locator, wanted, accept)
-                job.listener.early(wanted[0], bytes(glimpse.data))
-
-        task = asyncio.create_task(look())
+        task = asyncio.create_task(self._look(job, wanted))
+        await asyncio.sleep(0)  # it gets the connection that was used last, and is sure to stand
         try:
             yield
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    async def _look(self, job: _Job, wanted: tuple[int, int]) -> None:
+        """Hand over `wanted`, asked for in parts that come in one burst each."""
+        expected = job.request.expected
+        data = bytearray(wanted[1] - wanted[0])
+
+        async def part(start: int, stop: int) -> None:
+            sink = _Glimpse(memoryview(data)[start - wanted[0] : stop - wanted[0]])
+
+            def accept(head: Head, shown: str) -> Sink:
+                if head.status != 206:
+                    raise Unusual
+                judge_range(head.status, head.headers, (start, stop), expected, shown)
+                return sink
+
+            await self._ask(job.request.locator, (start, stop), accept)
+
+        # Whatever is wrong, the request for the whole range finds it out, too.
+        with contextlib.suppress(NebfsError, Unusual, ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                for start in range(*wanted, BURST):
+                    group.create_task(part(start, min(start + BURST, wanted[1])))
+            job.listener.early(wanted[0], bytes(data))
 
     def _target(self, locator: Locator) -> Target:
         return self._remembered.get(locator) or _target_of(locator)

@@ -13,6 +13,7 @@ length.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import ssl
 from collections.abc import Callable
@@ -34,6 +35,10 @@ from nebfs.fetcher.transports.http_connections import (
 HEAD_LIMIT = 32 << 10
 """Bytes of an answer's head: four times what nginx and Apache let a header have."""
 
+FIRST_READ = 132 << 10
+"""Bytes that are read at once while the head is expected, to be copied if they are more than that:
+the answer to a request for one slot of 128 KiB takes one turn of the loop then."""
+
 DRAIN_LIMIT = 64 << 10
 """Bytes of a body that nobody wants (of a redirect) for which the connection is worth keeping."""
 
@@ -41,7 +46,12 @@ FADING = 1.05
 """By how much the best time to a first byte grows with each answer that is not as good: a place
 that has become slower is known for it after some dozens of answers."""
 
-_NEXT_ADDRESS = 0.25
+FAR = 0.002
+"""Seconds until the first byte of an answer from which on a place is far away: connections are then
+opened before they are needed, and what somebody waits for is asked for by itself, too, instead of
+waiting for all that comes before it."""
+
+NEXT_ADDRESS = 0.25
 """Seconds after which a host's next address is tried, too (RFC 8305 section 8)."""
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [^\r\n]*)?")
@@ -126,7 +136,8 @@ class RangeConnection(asyncio.BufferedProtocol):
         self._stall = stall
         self._on_end = on_end
         self._transport: asyncio.Transport | None = None
-        self._room = memoryview(bytearray(HEAD_LIMIT))
+        self._raw = bytearray(FIRST_READ)
+        self._room = memoryview(self._raw)
         self._got = 0
         self._accept: Accept | None = None
         self._sink: Sink | None = None
@@ -229,22 +240,22 @@ class RangeConnection(asyncio.BufferedProtocol):
 
     def _read_head(self) -> None:
         while self._head is None:
-            raw = bytes(self._room[: self._got])
-            end = raw.find(b"\r\n\r\n")
+            end = self._raw.find(b"\r\n\r\n", 0, self._got)
             if end < 0:
-                if self._got == HEAD_LIMIT or (raw and not b"HTTP/1.".startswith(raw[:7])):
+                start = bytes(self._room[: min(self._got, 7)])
+                if self._got >= HEAD_LIMIT or not b"HTTP/1.".startswith(start):
                     raise BadAnswer("the answer is not HTTP")
                 return
-            head = parse_head(raw[:end])
-            rest = raw[end + 4 :]
+            head = parse_head(bytes(self._room[:end]))
+            rest = self._room[end + 4 : self._got]
             if head.status >= 200:
                 self._begin_body(head, rest)
                 return
             # An interim answer (100, 103): the real one follows.
-            self._room[: len(rest)] = rest
             self._got = len(rest)
+            self._room[: self._got] = bytes(rest)
 
-    def _begin_body(self, head: Head, rest: bytes) -> None:
+    def _begin_body(self, head: Head, rest: memoryview) -> None:
         assert self._accept is not None  # noqa: S101 - ask() has set it
         if "Transfer-Encoding" in head.headers:
             raise Unusual
@@ -255,7 +266,7 @@ class RangeConnection(asyncio.BufferedProtocol):
         self._head, self._sink = head, sink
         if sink is None:
             return  # too long, or of unknown length: the connection is closed instead
-        if feed(sink, memoryview(rest)):
+        if feed(sink, rest):
             raise BadAnswer("the server sent more than it announced")
 
     def eof_received(self) -> None:
@@ -277,25 +288,50 @@ class RangeConnection(asyncio.BufferedProtocol):
         self._on_end(self)
 
 
-Key = tuple[str, str, int]
+class _Host:
+    """One host: its connections, and who waits for one."""
 
+    def __init__(self, target: Target, most: int) -> None:
+        """At most `most` requests at once."""
+        self.target = target
+        self.turns = asyncio.Semaphore(most)
+        self.idle: list[RangeConnection] = []
+        """The one used last is the last, and used first: its congestion window is the widest."""
+        self.standing: set[RangeConnection] = set()
+        self.preparing: set[asyncio.Task[None]] = set()
+        self.first_byte = 0.0
+        """Seconds until the first byte of an answer usually comes; 0: not known."""
 
-def _key(target: Target) -> Key:
-    return target.url.scheme, target.url.host or "", target.url.port or 0
+    def answered(self, first_byte: float) -> None:
+        """Take note of how soon an answer began."""
+        usual = self.first_byte or first_byte
+        self.first_byte = min(first_byte, FADING * usual)
+
+    def kept(self) -> RangeConnection | None:
+        """Return a connection that stands, or None."""
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    def gone(self, connection: RangeConnection) -> None:
+        """Forget a connection that was closed."""
+        self.standing.discard(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
 
 
 class RangePool:
-    """Kept connections by scheme, host and port; the one used last is used first."""
+    """Kept connections by scheme, host and port."""
 
     def __init__(self, settings: FetcherSettings, tls: Callable[[], ssl.SSLContext]) -> None:
         """`tls` makes the context of https connections, or raises what keeps it from being made."""
         self._settings = settings
         self._tls = tls
-        self._idle: dict[Key, list[RangeConnection]] = {}
-        self._turns: dict[Key, asyncio.Semaphore] = {}
+        self._hosts: dict[tuple[str, str, int], _Host] = {}
         self._requests: LRUCache[Target, bytes] = LRUCache(1024)
         self._sweeper: asyncio.TimerHandle | None = None
-        self._first_byte: dict[Key, float] = {}
         self._closed = False
 
     async def aclose(self) -> None:
@@ -303,9 +339,22 @@ class RangePool:
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for idle in self._idle.values():
-            for connection in list(idle):
+        for host in self._hosts.values():
+            for task in host.preparing:
+                task.cancel()
+            for connection in list(host.standing):
                 connection.close()
+
+    def _host(self, target: Target) -> _Host:
+        key = (target.url.scheme, target.url.host or "", target.url.port or 0)
+        host = self._hosts.get(key)
+        if host is None:
+            host = self._hosts[key] = _Host(target, self._settings.connections_per_host)
+        return host
+
+    def first_byte(self, target: Target) -> float:
+        """Return in how many seconds the first byte of an answer usually comes; 0: not known."""
+        return self._host(target).first_byte
 
     async def ask(self, target: Target, asked: tuple[int, int], accept: Accept) -> Head:
         """Ask `target` for the bytes [start, stop) of `asked`; see RangeConnection.ask.
@@ -313,13 +362,10 @@ class RangePool:
         A kept connection that the server has just closed is replaced by a fresh one.
         """
         request = self._beginning(target) + b"%d-%d\r\n\r\n" % (asked[0], asked[1] - 1)
-        key = _key(target)
-        turns = self._turns.get(key)
-        if turns is None:
-            turns = self._turns[key] = asyncio.Semaphore(self._settings.connections_per_host)
-        async with turns:
+        host = self._host(target)
+        async with host.turns:
             while True:
-                connection = self._kept(key) or await self._connect(key, target)
+                connection = host.kept() or await self._connect(host)
                 fresh = connection.fresh
                 try:
                     head = await connection.ask(request, accept)
@@ -328,17 +374,12 @@ class RangePool:
                         continue
                     exc.facts.setdefault("url", target.shown)
                     raise
-                self._first_byte[key] = min(
-                    connection.first_byte,
-                    FADING * self._first_byte.get(key, connection.first_byte),
-                )
+                host.answered(connection.first_byte)
                 if connection.usable:
-                    self._keep(key, connection)
+                    self._keep(host, connection, spare=False)
+                if host.first_byte >= FAR:
+                    self._prepare(host)
                 return head
-
-    def first_byte(self, target: Target) -> float:
-        """Return in how many seconds the first byte of an answer usually comes; 0: not known."""
-        return self._first_byte.get(_key(target), 0.0)
 
     def _beginning(self, target: Target) -> bytes:
         """Return a request to `target` up to the numbers of its range. Raises BadAnswer."""
@@ -362,54 +403,59 @@ class RangePool:
 
     # --- connections ------------------------------------------------------------------------
 
-    async def _connect(self, key: Key, target: Target) -> RangeConnection:
-        scheme, host, port = key
-        tls = self._tls() if scheme == "https" else None
-        made = RangeConnection(self._settings.stall_timeout, lambda gone: self._forget(key, gone))
+    def _prepare(self, host: _Host) -> None:
+        """Have some connections stand before they are needed: the next answer is then one round
+        trip away, and a stream starts with all of them.
+        """
+        wanted = self._settings.connections_per_host // 2
+        for _ in range(wanted - len(host.standing) - len(host.preparing)):
+            task = asyncio.get_running_loop().create_task(self._open_spare(host))
+            host.preparing.add(task)
+            task.add_done_callback(host.preparing.discard)
+
+    async def _open_spare(self, host: _Host) -> None:
+        with contextlib.suppress(NebfsError):  # whoever needs a connection will be told
+            self._keep(host, await self._connect(host), spare=True)
+
+    async def _connect(self, host: _Host) -> RangeConnection:
+        url = host.target.url
+        name = url.host or ""
+        tls = self._tls() if url.scheme == "https" else None
+        made = RangeConnection(self._settings.stall_timeout, host.gone)
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
                 await asyncio.get_running_loop().create_connection(
                     lambda: made,
-                    host,
-                    port,
+                    name,
+                    url.port or 0,
                     ssl=tls,
                     # A name that ends with a dot is the same host; its certificate is without.
-                    server_hostname=host.rstrip(".") if tls else None,
-                    happy_eyeballs_delay=_NEXT_ADDRESS,
+                    server_hostname=name.rstrip(".") if tls else None,
+                    happy_eyeballs_delay=NEXT_ADDRESS,
                 )
         except (OSError, ValueError) as exc:  # TimeoutError and SSLError are OSErrors
-            raise connect_failure(exc, target.shown, self._settings) from exc
+            raise connect_failure(exc, host.target.shown, self._settings) from exc
+        host.standing.add(made)
         return made
 
-    def _kept(self, key: Key) -> RangeConnection | None:
-        idle = self._idle.get(key, [])
-        while idle:
-            connection = idle.pop()
-            if connection.usable:
-                return connection
-        return None
-
-    def _keep(self, key: Key, connection: RangeConnection) -> None:
+    def _keep(self, host: _Host, connection: RangeConnection, *, spare: bool) -> None:
+        """Keep an idle connection, as the next to be used or, if it is a `spare`, as the last."""
         if self._closed:
             connection.close()
             return
         loop = asyncio.get_running_loop()
         connection.released = loop.time()
-        self._idle.setdefault(key, []).append(connection)
+        host.idle.insert(0 if spare else len(host.idle), connection)
         if self._sweeper is None:
             self._sweeper = loop.call_later(KEEP_ALIVE, self._sweep)
-
-    def _forget(self, key: Key, connection: RangeConnection) -> None:
-        idle = self._idle.get(key, [])
-        if connection in idle:
-            idle.remove(connection)
 
     def _sweep(self) -> None:
         """Close what was idle for too long; look again while anything is kept."""
         loop = asyncio.get_running_loop()
         old = loop.time() - KEEP_ALIVE
-        for idle in self._idle.values():
-            for connection in [c for c in idle if c.released <= old]:
-                connection.close()
-        kept = any(self._idle.values())
+        for host in self._hosts.values():
+            for connection in host.idle:
+                if connection.released <= old:
+                    connection.close()
+        kept = any(host.idle for host in self._hosts.values())
         self._sweeper = loop.call_later(KEEP_ALIVE / 4, self._sweep) if kept else None
