@@ -126,6 +126,14 @@ class BlockFile:
         """Whether `slot` is absent, and nobody is bringing it or taking it away."""
         return self._state[slot] == ABSENT and not self.claimed[slot]
 
+    def absent(self, first: int, stop: int) -> int:
+        """Return the first slot of these that is absent, or -1."""
+        return self._state.find(ABSENT, first, stop) if stop > first else -1
+
+    def last_absent(self) -> int:
+        """Return the last slot that is absent, or -1."""
+        return self._state.rfind(ABSENT)
+
     # --- reading ----------------------------------------------------------------------------
 
     def warm(self, offset: int, length: int) -> memoryview | None:
@@ -214,8 +222,11 @@ class BlockFile:
 
     # --- changing ---------------------------------------------------------------------------
 
-    def put(self, filled: Sequence[Filled]) -> None:
-        """Take note of slots that the fetcher has written. Slots of zeros take no space."""
+    def put(self, filled: Sequence[Filled], *, used: bool = True) -> None:
+        """Take note of slots that the fetcher has written. Slots of zeros take no space.
+
+        Unless somebody has a use for them, they are among the first to leave until they are read.
+        """
         if self.fd < 0:
             return  # closed meanwhile: nobody is left to read them
         state = self._state
@@ -232,7 +243,8 @@ class BlockFile:
             except OSError as exc:  # the slots are good for this process's life, and lost after
                 log.warning("cache.index_failed", key=self.key[:12], error=str(exc))
         group = filled[0].slot << SLOT_SHIFT >> GROUP_SHIFT
-        self.touched[group] = time.time()
+        if used:
+            self.touched[group] = time.time()
         for first, stop, event in self._waiting:
             if self.has(first, stop):
                 event.set()

@@ -174,6 +174,12 @@ class Store(abc.ABC):
     @abc.abstractmethod
     async def _open(self, key: str, size: int, source: str) -> BlockFile: ...
 
+    def has_spare(self, amount: int) -> bool:  # noqa: ARG002 - memory is for reads alone
+        """Whether `amount` bytes that nobody has asked for may be brought: nothing leaves for them,
+        and there is room left for what is read next.
+        """
+        return False
+
     def _disk_has(self, amount: int) -> bool:  # noqa: ARG002 - memory has no floor
         return True
 
@@ -300,6 +306,18 @@ class DiskStore(Store):
         if time.monotonic() < self._full_until:
             raise CacheFault("the cache disk refused a write a moment ago")
         await super().reserve(amount, urgent=urgent)
+
+    def has_spare(self, amount: int) -> bool:
+        """A tenth of the limit is left: more than ``_make_room`` makes, so that what is brought
+        into that room is not followed by more making of room.
+        """
+        amount += self.limit // 10
+        return (
+            self._measured.is_set()
+            and time.monotonic() >= self._full_until
+            and self.used + self.reserved + amount <= self.limit
+            and self._disk_has(amount)
+        )
 
     def refused(self) -> None:
         """Take note that the disk refused a write, so that the next orders do not try it."""

@@ -22,6 +22,7 @@ from cachetools import LRUCache, TTLCache
 
 from nebfs.content.formats import HEAD, Format, sniff
 from nebfs.content.layers.limited import Gate
+from nebfs.content.stack import Priority
 from nebfs.errors import NebfsError, TimedOut, Unreachable
 from nebfs.fetcher.messages import Fetcher, FetchRequest
 from nebfs.model import Content, Locator, Revision
@@ -181,7 +182,7 @@ class Prober:
         fd = os.memfd_create("nebfs-probe", os.MFD_CLOEXEC)
         try:
             with trio.fail_after(self._timeout):
-                async with gate.turn(urgent=True):
+                async with gate.turn(Priority.DEMAND):
                     request = FetchRequest(content.locator, ((0, HEAD),), None, HEAD)
                     revision = await self._fetcher.fetch(request, fd, lambda _: None)
             # Zeros are not written by the fetcher: a shorter file ends in them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -52,6 +53,14 @@ class Reader(Protocol):
         ...
 
 
+class Priority(enum.IntEnum):
+    """Who goes first at a place: what somebody waits for, what will be wanted next, the rest."""
+
+    DEMAND = 0
+    READ_AHEAD = 1
+    FILL = 2
+
+
 class Order:
     """A wish for the slots `first` to `stop` of a cache file, on its way through the sources.
 
@@ -59,11 +68,21 @@ class Order:
     leave, and returns what is still missing and nobody else is bringing. So a read-ahead that waits
     for its turn never blocks a demand for the same slots, and a retry asks only for the rest.
 
-    `urgent`: somebody waits for it, and it overtakes read-ahead. `wanted` is what exactly they wait
+    `urgent`: somebody waits for it, and it overtakes all others. `wanted` is what exactly they wait
     for (offset, length): it may come before its slot is complete, and is then in `early`.
     """
 
-    __slots__ = ("_claimed", "early", "error", "file", "first", "stop", "urgent", "wanted")
+    __slots__ = (
+        "_claimed",
+        "early",
+        "error",
+        "file",
+        "first",
+        "priority",
+        "stop",
+        "urgent",
+        "wanted",
+    )
 
     def __init__(
         self,
@@ -71,13 +90,14 @@ class Order:
         first: int,
         stop: int,
         *,
-        urgent: bool,
+        priority: Priority,
         wanted: tuple[int, int] | None = None,
     ) -> None:
         self.file = file
         self.first = first
         self.stop = stop
-        self.urgent = urgent
+        self.priority = priority
+        self.urgent = priority is Priority.DEMAND
         self.wanted = wanted
         self.early: bytes | None = None
         self.error: BaseException | None = None
@@ -103,7 +123,7 @@ class Order:
                 raise ValueError(f"slot {entry.slot} was not asked for")
             claimed.discard(entry.slot)
             self.file.claimed[entry.slot] = 0
-        self.file.put(filled)
+        self.file.put(filled, used=self.priority is not Priority.FILL)
 
     def came_early(self, offset: int, data: bytes) -> None:
         """Take what is wanted, before its slot is in the file."""

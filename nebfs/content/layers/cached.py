@@ -10,7 +10,7 @@ import trio
 from nebfs.blocks import SLOT_SIZE, BlockFile, DiskStore, MemoryStore, Store
 from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.content.pace import Pace
-from nebfs.content.stack import Order, ReaderFacts, Source
+from nebfs.content.stack import Order, Priority, ReaderFacts, Source
 from nebfs.errors import CacheFault, Damaged, NebfsError
 from nebfs.model import Revision
 from nebfs.units import KIB, MIB
@@ -109,11 +109,11 @@ class Cached:
         file = self.file
         if not self.revision.ranges:
             # This place gives everything from the start or nothing: one pass brings it all.
-            return self._start(Order(file, 0, file.slots, urgent=True))
+            return self._start(Order(file, 0, file.slots, priority=Priority.DEMAND))
         stop = min(stop, slot + ORDER_SLOTS)
         if wanted is not None and (wanted[1] > EARLY or stop > slot + 1):
             wanted = None
-        order = self._start(Order(file, slot, stop, urgent=True, wanted=wanted))
+        order = self._start(Order(file, slot, stop, priority=Priority.DEMAND, wanted=wanted))
         around = self._pace.around >> SLOT_SHIFT
         if around > stop - slot:
             # Neighbours on both sides, as boots read them: all of the aligned block.
@@ -133,8 +133,23 @@ class Cached:
             while slot < end and (not file.claimable(slot) or slot in self._orders):
                 slot += 1
             if slot < end:
-                self._start(Order(file, slot, end, urgent=False))
+                self._start(Order(file, slot, end, priority=Priority.READ_AHEAD))
             slot = end
+
+    def has_spare(self, amount: int) -> bool:
+        """Whether the cache has room for bytes that nobody has asked for."""
+        return self._store.has_spare(amount)
+
+    async def fill(self, first: int, stop: int) -> None:
+        """Bring slots that nobody has asked for. Raises NebfsError.
+
+        The order is not among those that readers look at: they find its slots claimed, and wait for
+        them, or order them themselves should it fail.
+        """
+        order = Order(self.file, first, stop, priority=Priority.FILL)
+        await self._run(order)
+        if order.error is not None:
+            raise order.error
 
     def _start(self, order: Order) -> Order:
         for slot in range(order.first, order.stop):

@@ -1,4 +1,4 @@
-"""Turns at one place: so many requests at a time, and demand before read-ahead."""
+"""Turns at one place: so many requests at a time, demand before read-ahead before the rest."""
 
 from __future__ import annotations
 
@@ -9,59 +9,66 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from nebfs.content.stack import Order, Source
+from nebfs.content.stack import Order, Priority, Source
 from nebfs.model import Revision
 
 
 class Gate:
-    """Lets `turns` requests through at a time; whoever is urgent goes first.
+    """Lets `turns` requests through at a time, the most urgent first.
 
-    Read-ahead may hold all turns but one, so that a demand hardly ever has to wait for it.
+    All that is not a demand may hold all turns but one, so that a demand hardly ever has to wait
+    for it. What fills has a turn only when nobody else has one.
     """
 
     def __init__(self, turns: int) -> None:
         self._turns = max(turns, 1)
         self._patient = max(self._turns - 1, 1)
-        self._holding = {True: 0, False: 0}
-        self._queue: list[tuple[bool, int, trio.Event]] = []
+        self._holding = dict.fromkeys(Priority, 0)
+        self._queue: list[tuple[Priority, int, trio.Event]] = []
         self._count = itertools.count()
 
     @property
     def holding(self) -> int:
         """How many requests are out."""
-        return self._holding[True] + self._holding[False]
+        return sum(self._holding.values())
 
-    def _admits(self, *, urgent: bool) -> bool:
-        return self.holding < self._turns and (urgent or self._holding[False] < self._patient)
+    def _admits(self, priority: Priority) -> bool:
+        holding = self.holding
+        if holding >= self._turns:
+            return False
+        if priority is Priority.DEMAND or not holding:
+            return True
+        patient = holding - self._holding[Priority.DEMAND]
+        return priority is Priority.READ_AHEAD and patient < self._patient
 
     @asynccontextmanager
-    async def turn(self, *, urgent: bool) -> AsyncIterator[None]:
+    async def turn(self, priority: Priority) -> AsyncIterator[None]:
         """Hold one turn."""
-        if not self._admits(urgent=urgent) or (self._queue and not urgent):
+        if not self._admits(priority) or (self._queue and self._queue[0][0] <= priority):
             event = trio.Event()
-            ticket = (not urgent, next(self._count), event)
+            ticket = (priority, next(self._count), event)
             heapq.heappush(self._queue, ticket)
             try:
                 await event.wait()
             except trio.Cancelled:
                 if event.is_set():  # we were let in while being cancelled: hand the turn on
-                    self._leave(urgent=urgent)
+                    self._leave(priority)
                 else:
                     self._queue.remove(ticket)
                     heapq.heapify(self._queue)
                 raise
         else:
-            self._holding[urgent] += 1
+            self._holding[priority] += 1
         try:
             yield
         finally:
-            self._leave(urgent=urgent)
+            self._leave(priority)
 
-    def _leave(self, *, urgent: bool) -> None:
-        self._holding[urgent] -= 1
-        while self._queue and self._admits(urgent=not self._queue[0][0]):
-            patient, _, event = heapq.heappop(self._queue)
-            self._holding[not patient] += 1
+    def _leave(self, priority: Priority) -> None:
+        self._holding[priority] -= 1
+        while self._queue and self._admits(self._queue[0][0]):
+            first, _, event = heapq.heappop(self._queue)
+            self._holding[first] += 1
             event.set()
 
 
@@ -79,5 +86,5 @@ class Limited:
 
     async def fill(self, order: Order) -> None:
         """Wait for a turn, then pass the order on."""
-        async with self._gate.turn(urgent=order.urgent):
+        async with self._gate.turn(order.priority):
             await self._below.fill(order)
