@@ -12,6 +12,7 @@ of a setting that could hold one.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -78,6 +79,22 @@ def _size(value: object) -> int:
     return units.parse_size(value)
 
 
+def _fill(value: object) -> float | None:
+    """Return bytes per second: inf is as fast as they come, None is not at all."""
+    match value.strip().lower() if isinstance(value, str) else value:
+        case None | "off":
+            return None
+        case "idle":
+            return math.inf
+    try:
+        rate = _size(value)
+    except ValueError:
+        rate = -1
+    if rate < 0:
+        raise ValueError("write off, idle, or bytes per second such as 10M")
+    return rate or None
+
+
 def _duration(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError("a duration is a number of seconds or text such as 5m")
@@ -120,6 +137,7 @@ def _url(value: str) -> str:
 
 
 Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+Fill = Annotated[float | None, BeforeValidator(_fill)]
 Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
 Place = Annotated[Path, AfterValidator(_path)]
 ReadableFile = Annotated[Path, AfterValidator(_readable)]
@@ -193,6 +211,9 @@ class Settings(BaseSettings):
     """Seconds without one byte after which a transfer counts as broken off."""
     read_ahead: Size = 32 * units.MIB
     """Bytes that may be fetched ahead of a sequential reader; 0: none."""
+    fill: Fill = None
+    """Bytes per second at which an image that is being read is completed while its place is idle,
+    so that the next read is local; None: only what is read is fetched."""
     ca_file: ReadableFile | None = None
     """PEM file of certificate authorities to trust instead of the system's."""
     user_agent: str = Field(default=f"nebfs/{__version__}", pattern=r"^[\x20-\x7e]+$")

@@ -1,5 +1,6 @@
 """Settings: where they come from, which wins, and what is said when they are wrong."""
 
+import math
 import os
 
 import pytest
@@ -220,3 +221,30 @@ def test_whatever_is_set_gives_settings_or_a_user_error(overrides):
         load(None, overrides)
     except UserError as exc:
         assert str(exc)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("off", None),
+        ("0", None),
+        (0, None),
+        ("idle", math.inf),
+        (" Idle", math.inf),
+        ("10M", 10 * MIB),
+        (500_000, 500_000),
+    ],
+)
+def test_fill_is_off_or_idle_or_a_rate(text, rate):
+    assert load(None, {"fill": text}).fill == rate
+
+
+def test_fill_is_off_unless_asked_for():
+    assert load(None, {}).fill is None
+
+
+@pytest.mark.parametrize("text", ["on", "fast", "-1", -1, True, "10M/s", "inf", "", 1.5])
+def test_a_fill_that_means_nothing_is_explained(text):
+    assert problem({"fill": text}) == (
+        "command line: fill: write off, idle, or bytes per second such as 10M"
+    )

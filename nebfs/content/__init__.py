@@ -16,6 +16,8 @@ the stacks and shares them between open files.
     Source:                           cached -> retried -> limited -> pinned -> fetched
                                                       (bring bytes to the cache file)
 
+With the setting ``fill``, filling.py orders what nobody has asked for, when nobody is in the way.
+
 Bytes on this machine have a one-layer stack, ``InPlace``, with neither fetcher nor cache.
 
 Concurrency: readers run in the task of whoever reads. Orders run in a nursery of their object, so

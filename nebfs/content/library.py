@@ -11,17 +11,19 @@ import trio
 from cachetools import LRUCache
 
 from nebfs.blocks import MemoryStore, Store
+from nebfs.content.filling import Budget, Filling
 from nebfs.content.layers.cached import Cached
 from nebfs.content.layers.fetched import Fetched
 from nebfs.content.layers.inplace import InPlace
 from nebfs.content.layers.limited import Gate, Limited
+from nebfs.content.layers.noticed import Noticed, Quiet
 from nebfs.content.layers.pinned import Pinned
 from nebfs.content.layers.readahead import ReadAhead
 from nebfs.content.layers.retried import Retried
 from nebfs.content.layers.verified import Verified, strongest
 from nebfs.content.pace import Pace
 from nebfs.content.prober import place_of
-from nebfs.content.stack import Reader, ReaderFacts
+from nebfs.content.stack import Reader, ReaderFacts, Source
 from nebfs.errors import CacheFault
 from nebfs.fetcher.messages import Fetcher
 from nebfs.model import Content, Revision
@@ -33,12 +35,14 @@ log = structlog.get_logger()
 @dataclass(frozen=True, slots=True)
 class LibrarySettings:
     """`patience`: seconds of trying before a read fails. `turns`: requests at a time per place.
-    `read_ahead`: the longest window, in bytes; 0 orders nothing ahead.
+    `read_ahead`: the longest window, in bytes; 0 orders nothing ahead. `fill`: bytes per second at
+    which images that are read are completed while their place is idle; None: they are not.
     """
 
     patience: float = 60.0
     turns: int = 4
     read_ahead: int = 32 * MIB
+    fill: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class _Place:
 
     gate: Gate
     pace: Pace
+    quiet: Quiet
 
 
 @dataclass(slots=True)
@@ -56,6 +61,7 @@ class _Shared:
     cached: Cached
     top: Cached | Verified
     tasks: _Tasks
+    filling: Filling | None = None
     users: int = 0
 
 
@@ -112,6 +118,7 @@ class Library:
         self._on_changed = on_changed
         self._on_damaged = on_damaged
         self._shared: dict[str, _Shared] = {}
+        self._budget = None if settings.fill is None else Budget(settings.fill)
         self._opening = trio.Lock()
         self._places: LRUCache[str, _Place] = LRUCache(256)
 
@@ -131,9 +138,9 @@ class Library:
     async def _build(self, key: str, content: Content, revision: Revision) -> _Shared:
         """Build the stack of one object, from the bottom up."""
         place = self._places.setdefault(
-            place_of(content.locator), _Place(Gate(self._settings.turns), Pace())
+            place_of(content.locator), _Place(Gate(self._settings.turns), Pace(), Quiet())
         )
-        source = Retried(
+        source: Source = Retried(
             Limited(
                 Pinned(
                     Fetched(self._fetcher, content.locator, revision, place.pace),
@@ -143,6 +150,8 @@ class Library:
             ),
             self._settings.patience,
         )
+        if self._budget is not None:
+            source = Noticed(source, place.quiet)
         store: Store = self._store
         try:
             file = await store.open(key, revision.size, content.locator.shown)
@@ -154,11 +163,16 @@ class Library:
         nursery = await self._nursery.start(tasks.run)
         cached = Cached(file, store, self._memory, source, nursery, place.pace)
         checksum = strongest(content.checksums)
-        if checksum is None:
-            return _Shared(cached, cached, tasks)
-        verified = Verified(cached, checksum, nursery, lambda: self._on_damaged(content))
-        await verified.recall()
-        return _Shared(cached, verified, tasks)
+        verified = None
+        if checksum is not None:
+            verified = Verified(cached, checksum, nursery, lambda: self._on_damaged(content))
+            await verified.recall()
+        shared = _Shared(cached, verified or cached, tasks)
+        if self._budget is not None and revision.ranges and not file.complete:
+            shown = content.locator.shown
+            shared.filling = Filling(cached, verified, place.quiet, place.pace, self._budget, shown)
+            nursery.start_soon(shared.filling.run)
+        return shared
 
     def facts(self, content: Content, revision: Revision) -> ReaderFacts | None:
         """Say what an open object knows about itself; None when it is not open."""
@@ -182,13 +196,19 @@ class Library:
 
 
 class _Opened(ReadAhead):
-    """The handle of one open file: its read-ahead, and its share of the object."""
+    """The handle of one open file: its read-ahead, and its share of the object and its filling."""
 
     def __init__(self, library: Library, key: str, shared: _Shared, read_ahead: int) -> None:
         super().__init__(shared.top, shared.cached, read_ahead)
         self._library = library
         self._key = key
         self._shared = shared
+        self._filling = shared.filling
+
+    def _note(self, offset: int, length: int) -> None:
+        super()._note(offset, length)
+        if self._filling is not None:
+            self._filling.read(offset + length)
 
     async def aclose(self) -> None:
         await self._library.close(self._key, self._shared)

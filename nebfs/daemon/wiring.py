@@ -152,6 +152,7 @@ def _furnish(
             patience=settings.deadline,
             turns=settings.connections,
             read_ahead=settings.read_ahead,
+            fill=settings.fill,
         ),
         on_changed=prober.forget,
         on_damaged=damaged,

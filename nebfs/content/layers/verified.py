@@ -71,6 +71,7 @@ class Verified:
         self._on_mismatch = on_mismatch
         self._judged = trio.Event()
         self._hashing = False
+        self._hashed = 0
         self._overdue = False
         self.size = below.size
         self.verdict = Verdict.UNKNOWN
@@ -92,7 +93,7 @@ class Verified:
             verdict = Verdict.UNKNOWN  # some of it has left since: the next completion tells
         if verdict is not Verdict.UNKNOWN:
             self._settle(verdict)
-        self._follow()
+        self.follow()
 
     def _warm(self, offset: int, length: int) -> memoryview | None:
         if self._below.file.complete and not self._overdue:
@@ -109,7 +110,7 @@ class Verified:
 
     async def _await_verdict(self) -> None:
         """Wait for the verdict if the object is complete. Raises Damaged."""
-        self._follow()
+        self.follow()
         if self._below.file.complete and not self._overdue:
             with trio.move_on_after(PATIENCE) as wait:
                 await self._judged.wait()
@@ -123,7 +124,11 @@ class Verified:
             "the copy at its source is damaged or was replaced"
         )
 
-    def _follow(self) -> None:
+    def reached(self, offset: int) -> bool:
+        """Whether everything before `offset` has been hashed, or need not be."""
+        return self.verdict is Verdict.VERIFIED or self._hashed >= offset
+
+    def follow(self) -> None:
         """Start hashing when it is time for it."""
         file = self._below.file
         if not self._hashing and self.verdict is Verdict.UNKNOWN and file.here * 4 >= file.slots:
@@ -132,10 +137,10 @@ class Verified:
 
     async def _hash(self) -> None:
         digest = hashlib.new(self._checksum.algorithm, usedforsecurity=False)
-        offset = 0
+        self._hashed = 0
         try:
-            while offset < self.size:
-                offset += await self._hash_next(digest, offset)
+            while self._hashed < self.size:
+                self._hashed += await self._hash_next(digest, self._hashed)
         finally:
             self._hashing = False
         if digest.hexdigest() == self._checksum.digest.lower():
