@@ -39,7 +39,7 @@ def number_of(exc: BaseException) -> int:
 
 def guarded(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Let nothing but FUSEError and cancellation leave `handler`."""
-    name = handler.__name__
+    name = handler.__name__.lstrip("_")
 
     @functools.wraps(handler)
     async def guard(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from nebfs.errors import UserError
+from nebfs.fuse.direct import DirectReads, devices
 from nebfs.fuse.operations import Operations
 from nebfs.tree import Invalid, Tree
 
@@ -69,6 +70,7 @@ async def serve(
     `ready` is called once the mount answers. Raises UserError when it cannot be mounted.
     """
     mounted = Mounted(mountpoint)
+    before = devices()
     try:
         pyfuse3.init(operations, os.fspath(mountpoint), _fuse_options(options))
     except RuntimeError as exc:
@@ -81,6 +83,9 @@ async def serve(
     clean = False
     try:
         async with trio.open_nursery() as nursery:
+            direct = _direct_reads(operations, devices() - before)
+            if direct is not None:
+                await nursery.start(direct.run)
             nursery.start_soon(_tell_kernel, mounted)
             nursery.start_soon(_start, mounted, ready)
             await pyfuse3.main()
@@ -91,6 +96,16 @@ async def serve(
         # After main() has ended by itself somebody else has unmounted, and this only cleans up.
         pyfuse3.close(unmount=True)
         log.info("mount.ended", mountpoint=str(mountpoint), by_unmount=clean)
+
+
+def _direct_reads(operations: Operations, opened: set[int]) -> DirectReads | None:
+    """Return who takes reads before libfuse does; without them it all works, slower."""
+    try:
+        (device,) = opened
+        return DirectReads(device, operations)
+    except (ValueError, OSError) as exc:
+        log.warning("mount.reads_through_libfuse", error=str(exc))
+        return None
 
 
 def _fuse_options(options: MountOptions) -> set[str]:

@@ -233,27 +233,55 @@ class Operations(pyfuse3.Operations):
         if difference:
             raise Changed("its place has another version now", what=difference)
 
+    def read_warm(self, fh: int, offset: int, size: int) -> memoryview | bytes | None:
+        """Answer a read at once, if that is possible; else None. See direct.py."""
+        file = self._files.get(fh)
+        if type(file) is not _Disk:
+            return None
+        try:
+            reader = file.reader
+            if offset + size > reader.size:
+                size = reader.size - offset
+                if size <= 0:
+                    return b""
+            view = reader.warm(offset, size)
+        except Exception:  # a bug must cost this read, at most
+            log.exception("fuse.bug", operation="read_warm")
+            return None
+        if view is not None:
+            counters = self.counters
+            counters.reads += 1
+            counters.warm_reads += 1
+            counters.bytes_read += size
+        return view
+
+    async def read_cold(self, fh: int, offset: int, size: int) -> tuple[int, bytes]:
+        """Answer a read that has to wait: 0 and the bytes, or an errno. See direct.py."""
+        try:
+            return 0, await self._read_waiting(fh, offset, size)
+        except pyfuse3.FUSEError as exc:
+            return exc.errno, b""
+
     @guarded
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Read: exactly what was asked for, up to the end of the file."""
-        file = self._files[fh]
-        if isinstance(file, _Text):
-            return file.data[off : off + size]
-        reader = file.reader
-        if off >= reader.size:
-            return b""
-        if off + size > reader.size:
-            size = reader.size - off
-        self.counters.reads += 1
-        self.counters.bytes_read += size
-        view = reader.warm(off, size)
+        view = self.read_warm(fh, off, size)
         if view is not None:
-            self.counters.warm_reads += 1
             # pyfuse3 takes any buffer and has copied it to the kernel before the next await.
             return cast("bytes", view)
+        return await self._read_waiting(fh, off, size)
+
+    @guarded
+    async def _read_waiting(self, fh: int, offset: int, size: int) -> bytes:
+        file = self._files[fh]
+        if isinstance(file, _Text):
+            return file.data[offset : offset + size]
+        size = min(size, file.reader.size - offset)
+        self.counters.reads += 1
+        self.counters.bytes_read += size
         try:
             with trio.fail_after(self._settings.deadline):
-                return await reader.pread(off, size)
+                return await file.reader.pread(offset, size)
         except Changed:
             self._tree.outdated(file.node)
             self.counters.errors += 1
