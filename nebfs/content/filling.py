@@ -29,8 +29,9 @@ from nebfs.units import MIB
 log = structlog.get_logger()
 
 LARGEST = 1 * MIB
-BRIEF = 0.02
-"""Seconds: an order is for no more than comes in that time, as a read may have to wait for it."""
+SHORTEST, LONGEST = 0.001, 0.02
+"""Seconds: an order is for no more than comes in half of the time that a read waits for its first
+byte anyway, within these limits, as a read may have to wait for it."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0
 """Seconds between attempts while a place fails: nobody waits for it."""
@@ -151,5 +152,7 @@ class Filling:
         """Make the next order as large as what comes in a moment, but larger by small steps: the
         first bytes of an answer come faster than the rest.
         """
-        rate = amount / max(took - self._pace.latency, 0.001)
-        self._size = int(min(max(rate * BRIEF, SLOT_SIZE), 2 * self._size, LARGEST))
+        latency = self._pace.latency
+        rate = amount / max(took - latency, SHORTEST)
+        moment = min(max(latency / 2, SHORTEST), LONGEST)
+        self._size = int(min(max(rate * moment, SLOT_SIZE), 2 * self._size, LARGEST))
