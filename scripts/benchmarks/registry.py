@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scripts.benchmarks.cases import cold, latency, listing, memory, warm
+from scripts.benchmarks.cases import cold, fill, latency, listing, memory, warm
 from scripts.benchmarks.rounds import Bench, Result
 
 
@@ -32,6 +32,8 @@ CASES = (
     Case("random-streaming", "the same while others stream in", _one(warm.random_streaming)),
     Case("first-byte", "first byte and cold 4 KiB, loopback", _one(latency.first_byte)),
     Case("first-byte-link", "the same over the link", _one(latency.first_byte_link), True),
+    Case("fill", "cold 4 KiB while other images are filled, loopback", _one(fill.loopback)),
+    Case("fill-link", "the same over the link", _one(fill.link), True),
     Case("boot", "two recorded boots, loopback", lambda b: latency.boots(b, "loopback")),
     Case("boot-link", "the same over the link", lambda b: latency.boots(b, "link"), True),
     Case("memory", "memory while four images stream in", _one(memory.streaming)),
