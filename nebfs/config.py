@@ -205,7 +205,7 @@ class Settings(BaseSettings):
     listing_deadline: Duration = 20.0
     """Seconds that the first listing of a place may take before its directory answers an error."""
     connections: int = Field(default=4, ge=1, le=64)
-    """Connections to one place at a time."""
+    """Requests to one place at a time, and as many again for what a read waits for."""
     connect_timeout: Duration = 10.0
     stall_timeout: Duration = 15.0
     """Seconds without one byte after which a transfer counts as broken off."""

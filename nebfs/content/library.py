@@ -34,9 +34,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class LibrarySettings:
-    """`patience`: seconds of trying before a read fails. `turns`: requests at a time per place.
-    `read_ahead`: the longest window, in bytes; 0 orders nothing ahead. `fill`: bytes per second at
-    which images that are read are completed while their place is idle; None: they are not.
+    """`patience`: seconds of trying before a read fails. `turns`: requests at a time per place, and
+    as many again for what somebody waits for. `read_ahead`: the longest window, in bytes; 0 orders
+    nothing ahead. `fill`: bytes per second at which images that are read are completed while their
+    place is idle; None: they are not.
     """
 
     patience: float = 60.0
@@ -50,6 +51,7 @@ class _Place:
     """What the objects of one place share."""
 
     gate: Gate
+    row: Gate
     pace: Pace
     quiet: Quiet
 
@@ -109,7 +111,10 @@ class Library:
         *,
         on_changed: Callable[[Content], None],
         on_damaged: Callable[[Content], None],
+        latency: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
+        """`latency` tells in how many seconds a place usually answers; 0: not known."""
+        self._latency = latency
         self._fetcher = fetcher
         self._store = store
         self._memory = memory
@@ -137,9 +142,11 @@ class Library:
 
     async def _build(self, key: str, content: Content, revision: Revision) -> _Shared:
         """Build the stack of one object, from the bottom up."""
-        place = self._places.setdefault(
-            place_of(content.locator), _Place(Gate(self._settings.turns), Pace(), Quiet())
-        )
+        name = place_of(content.locator)
+        place = self._places.get(name)
+        if place is None:
+            made = _Place(Gate(self._settings.turns), Gate(1), Pace(self._latency(name)), Quiet())
+            place = self._places[name] = made
         source: Source = Retried(
             Limited(
                 Pinned(
@@ -147,6 +154,8 @@ class Library:
                     lambda: self._on_changed(content),
                 ),
                 place.gate,
+                place.row,
+                place.pace,
             ),
             self._settings.patience,
         )

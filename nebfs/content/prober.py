@@ -21,8 +21,6 @@ import trio
 from cachetools import LRUCache, TTLCache
 
 from nebfs.content.formats import HEAD, Format, sniff
-from nebfs.content.layers.limited import Gate
-from nebfs.content.stack import Priority
 from nebfs.errors import NebfsError, TimedOut, Unreachable
 from nebfs.fetcher.messages import Fetcher, FetchRequest
 from nebfs.model import Content, Locator, Revision
@@ -89,7 +87,8 @@ class Prober:
         self._refused: TTLCache[str, NebfsError] = TTLCache(4096, REFUSED_FOR, trio.current_time)
         self._silent: dict[str, int] = {}
         self._asking: dict[str, trio.Event] = {}
-        self._gates: LRUCache[str, Gate] = LRUCache(256)
+        self._turns: LRUCache[str, trio.CapacityLimiter] = LRUCache(256)
+        self._latencies: LRUCache[str, float] = LRUCache(256)
         self._dirty = False
 
     async def load(self) -> None:
@@ -126,6 +125,10 @@ class Prober:
     def known(self, content: Content) -> Probed | None:
         """Return what is remembered, however old."""
         return self._known.get(content.identity)
+
+    def latency(self, place: str) -> float:
+        """Return the seconds in which a place has answered at best; 0 if it was never asked."""
+        return self._latencies.get(place, 0.0)
 
     def forget(self, content: Content) -> None:
         """Ask again next time: what is there has changed."""
@@ -178,13 +181,16 @@ class Prober:
 
     async def _probe(self, content: Content) -> Probed:
         place = place_of(content.locator)
-        gate = self._gates.setdefault(place, Gate(self._parallel))
+        turns = self._turns.setdefault(place, trio.CapacityLimiter(self._parallel))
         fd = os.memfd_create("nebfs-probe", os.MFD_CLOEXEC)
         try:
             with trio.fail_after(self._timeout):
-                async with gate.turn(Priority.DEMAND):
+                async with turns:
                     request = FetchRequest(content.locator, ((0, HEAD),), None, HEAD)
+                    asked = trio.current_time()
                     revision = await self._fetcher.fetch(request, fd, lambda _: None)
+                    took = trio.current_time() - asked
+                    self._latencies[place] = min(took, self._latencies.get(place, took))
             # Zeros are not written by the fetcher: a shorter file ends in them.
             head = os.pread(fd, HEAD, 0).ljust(min(HEAD, revision.size), b"\0")
         except trio.TooSlowError as exc:

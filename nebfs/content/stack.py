@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,12 +74,15 @@ class Order:
 
     __slots__ = (
         "_claimed",
+        "_on_tail",
+        "_tail",
         "early",
         "error",
         "file",
         "first",
         "priority",
         "stop",
+        "stream",
         "urgent",
         "wanted",
     )
@@ -99,9 +102,13 @@ class Order:
         self.priority = priority
         self.urgent = priority is Priority.DEMAND
         self.wanted = wanted
+        self.stream = False
+        """Whether it is one of a row, each to follow when the one before it is nearly done."""
         self.early: bytes | None = None
         self.error: BaseException | None = None
         self._claimed: set[int] = set()
+        self._tail = -1
+        self._on_tail: Callable[[], None] = _nothing
 
     def claim(self) -> list[tuple[int, int]]:
         """Return the byte ranges to bring now; empty when nothing is left to do."""
@@ -123,7 +130,15 @@ class Order:
                 raise ValueError(f"slot {entry.slot} was not asked for")
             claimed.discard(entry.slot)
             self.file.claimed[entry.slot] = 0
+        if len(claimed) <= self._tail:
+            self._on_tail()
         self.file.put(filled, used=self.priority is not Priority.FILL)
+
+    def nearly_done(self, size: int, callback: Callable[[], None]) -> None:
+        """Have `callback` called, perhaps repeatedly, once no more than `size` bytes are missing
+        of what was claimed.
+        """
+        self._tail, self._on_tail = size >> SLOT_SHIFT, callback
 
     def came_early(self, offset: int, data: bytes) -> None:
         """Take what is wanted, before its slot is in the file."""
@@ -139,6 +154,10 @@ class Order:
                 self.file.claimed[slot] = 0
             self._claimed.clear()
             self.file.tell()
+
+
+def _nothing() -> None:
+    """What is called of an order whose end nobody waits for."""
 
 
 class Source(Protocol):

@@ -156,6 +156,7 @@ def _furnish(
         ),
         on_changed=prober.forget,
         on_damaged=damaged,
+        latency=prober.latency,
     )
     operations = Operations(
         tree,

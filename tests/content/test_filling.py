@@ -383,8 +383,8 @@ async def test_what_waits_for_a_turn_is_let_in_by_its_urgency(autojump_clock):
     order = []
     leave = trio.Event()
 
-    async def hold():
-        async with gate.turn(Priority.DEMAND):
+    async def hold(priority):
+        async with gate.turn(priority):
             await leave.wait()
 
     async def take(priority, number):
@@ -393,7 +393,8 @@ async def test_what_waits_for_a_turn_is_let_in_by_its_urgency(autojump_clock):
             await trio.sleep(1)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(hold)
+        nursery.start_soon(hold, Priority.READ_AHEAD)
+        nursery.start_soon(hold, Priority.DEMAND)  # beside it: as many again for demands
         await trio.sleep(1)
         for number, priority in itertools.product((1, 2), reversed(Priority)):
             nursery.start_soon(take, priority, number)

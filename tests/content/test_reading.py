@@ -237,7 +237,7 @@ async def test_at_most_so_many_requests_at_one_place(shop, place, autojump_clock
     async with trio.open_nursery() as nursery:
         for reader in readers:
             nursery.start_soon(read, reader, 0, 10)
-    assert place.most == 3
+    assert place.most == 6  # so many again, as somebody waits for each of them
     for reader in readers:
         await reader.aclose()
 
@@ -319,6 +319,7 @@ async def test_a_truncated_data_file_is_fetched_again(shop, place):
     s = shop()
     reader = await s.open()
     await read(reader, 0, MIB)
+    await trio.testing.wait_all_tasks_blocked()  # what is written later would make the file longer
     data_file = next((s.store.directory / "objects").rglob("*.dat"))
     os.truncate(data_file, 1000)
     assert await read(reader, 0, MIB) == place.data[:MIB]

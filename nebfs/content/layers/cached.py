@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 
 import structlog
 import trio
 
 from nebfs.blocks import SLOT_SIZE, BlockFile, DiskStore, MemoryStore, Store
 from nebfs.blocks.blockfile import SLOT_SHIFT
-from nebfs.content.pace import Pace
+from nebfs.content.pace import LARGEST, Pace
 from nebfs.content.stack import Order, Priority, ReaderFacts, Source
 from nebfs.errors import CacheFault, Damaged, NebfsError
 from nebfs.model import Revision
-from nebfs.units import KIB, MIB
+from nebfs.units import KIB
 
 log = structlog.get_logger()
 
-ORDER_SLOTS = 4 * MIB // SLOT_SIZE
-"""The most that one request asks for: beyond 4 MiB nothing gets faster, and turns get longer."""
+ORDER_SLOTS = LARGEST // SLOT_SIZE
+"""The most that one request asks for."""
+
+FAR_SLOTS = 256 * KIB // SLOT_SIZE
+"""The same for what a reader waits for of a place that is far away."""
 
 EARLY = 32 * KIB - 256
 """The most that is handed over before its slot is complete: what goes into one message."""
@@ -53,6 +57,8 @@ class Cached:
         self._nursery = nursery
         self._pace = pace
         self._orders: dict[int, Order] = {}
+        self._started: dict[Priority, deque[Order]] = {p: deque() for p in Priority}
+        """Orders whose tasks have not run yet."""
         self._last_error = ""
 
     @property
@@ -110,7 +116,8 @@ class Cached:
         if not self.revision.ranges:
             # This place gives everything from the start or nothing: one pass brings it all.
             return self._start(Order(file, 0, file.slots, priority=Priority.DEMAND))
-        stop = min(stop, slot + ORDER_SLOTS)
+        # Of a place far away in parts, as each connection to it begins slowly.
+        stop = min(stop, slot + (FAR_SLOTS if self._pace.far else ORDER_SLOTS))
         if wanted is not None and (wanted[1] > EARLY or stop > slot + 1):
             wanted = None
         order = self._start(Order(file, slot, stop, priority=Priority.DEMAND, wanted=wanted))
@@ -122,18 +129,24 @@ class Cached:
             self.ahead(start, slot)
         return order
 
-    def ahead(self, first: int, stop: int) -> None:
-        """Order slots that nobody waits for yet. What is here or on its way is left out."""
+    def ahead(self, first: int, stop: int, *, stream: bool = False) -> None:
+        """Order slots that nobody waits for yet. What is here or on its way is left out.
+
+        `stream`: somebody is on the way to them.
+        """
         file = self.file
         if not self.revision.ranges:
             return
+        step = self._pace.order >> SLOT_SHIFT if stream else ORDER_SLOTS
         slot = first
         while slot < min(stop, file.slots):
-            end = min(slot + ORDER_SLOTS - slot % ORDER_SLOTS, stop, file.slots)
+            end = min(slot + step - slot % step, stop, file.slots)
             while slot < end and (not file.claimable(slot) or slot in self._orders):
                 slot += 1
             if slot < end:
-                self._start(Order(file, slot, end, priority=Priority.READ_AHEAD))
+                order = Order(file, slot, end, priority=Priority.READ_AHEAD)
+                order.stream = stream
+                self._start(order)
             slot = end
 
     def has_spare(self, amount: int) -> bool:
@@ -157,8 +170,15 @@ class Cached:
                 self._orders[slot] = order
         if order.urgent:
             order.claim()  # at once: what comes later must not ask for the same
-        self._nursery.start_soon(self._run, order)
+        self._started[order.priority].append(order)
+        self._nursery.start_soon(self._run_next, order.priority)
         return order
+
+    async def _run_next(self, priority: Priority) -> None:
+        """Carry out the order that was started first: trio runs new tasks in any order."""
+        if priority is not Priority.DEMAND:
+            await trio.lowlevel.checkpoint()  # demands of the same moment leave first
+        await self._run(self._started[priority].popleft())
 
     async def _run(self, order: Order) -> None:
         """Carry an order out. Nothing but cancellation leaves: readers see its `error`."""

@@ -51,6 +51,10 @@ FAR = 0.002
 opened before they are needed, and what somebody waits for is asked for by itself, too, instead of
 waiting for all that comes before it."""
 
+SPARE = 5
+"""Idle connections that a place far away has beside those in use: what one reader waits for may be
+asked for in three parts at once, beside its slot and what is around that."""
+
 NEXT_ADDRESS = 0.25
 """Seconds after which a host's next address is tried, too (RFC 8305 section 8)."""
 
@@ -366,6 +370,7 @@ class RangePool:
         async with host.turns:
             while True:
                 connection = host.kept() or await self._connect(host)
+                self._prepare(host)
                 fresh = connection.fresh
                 try:
                     head = await connection.ask(request, accept)
@@ -377,8 +382,7 @@ class RangePool:
                 host.answered(connection.first_byte)
                 if connection.usable:
                     self._keep(host, connection, spare=False)
-                if host.first_byte >= FAR:
-                    self._prepare(host)
+                self._prepare(host)
                 return head
 
     def _beginning(self, target: Target) -> bytes:
@@ -404,11 +408,14 @@ class RangePool:
     # --- connections ------------------------------------------------------------------------
 
     def _prepare(self, host: _Host) -> None:
-        """Have some connections stand before they are needed: the next answer is then one round
-        trip away, and a stream starts with all of them.
+        """Have some connections to a place far away stand before they are needed: the next answer
+        is then one round trip away, and a stream starts with all of them.
         """
-        wanted = self._settings.connections_per_host // 2
-        for _ in range(wanted - len(host.standing) - len(host.preparing)):
+        if host.first_byte < FAR:
+            return
+        standing = len(host.standing) + len(host.preparing)
+        spare = len(host.idle) + len(host.preparing)
+        for _ in range(min(SPARE - spare, self._settings.connections_per_host - standing)):
             task = asyncio.get_running_loop().create_task(self._open_spare(host))
             host.preparing.add(task)
             task.add_done_callback(host.preparing.discard)
