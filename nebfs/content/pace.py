@@ -44,10 +44,9 @@ class Pace:
         """Take note of an answer of `size` bytes: `took` seconds after `waited` for its first."""
         better = not self.latency or waited < self.latency
         self.latency += (waited - self.latency) * (1.0 if better else 0.02)
-        # Not size / took: what has waited in our own buffers comes at the speed of memory.
-        beyond = waited + took - self.latency
-        if size >= MEASURABLE and beyond > 0:
-            rate = size / beyond
+        if size >= MEASURABLE and waited + took > 0:
+            # Not size / took: what has waited in our own buffers comes at the speed of memory.
+            rate = size / max(waited + took - self.latency, self.latency / 4, took)
             self.rate += (rate - self.rate) * (0.5 if rate > self.rate else 0.05)
 
     @property

@@ -32,6 +32,7 @@ class Request:
     target: str
     headers: dict[str, str]
     body: bytes
+    connection: int = 0
 
     @property
     def range(self) -> tuple[int, int] | None:
@@ -94,6 +95,7 @@ class ScriptedServer:
         with connection, connection.makefile("rb") as lines:
             try:
                 while (request := self._read(lines)) is not None:
+                    request.connection = threading.get_ident()
                     self.requests.append(request)
                     answer = self.script(request)
                     for piece in [answer] if isinstance(answer, bytes) else answer:

@@ -158,7 +158,7 @@ def test_one_connection_is_kept(serve, origin, target):
         target.request(server.url + "/d", (n, n + 1), expected=origin.revision) for n in (0, 4)
     )
     fetch(target, one, two)
-    assert len(server._threads) == 1
+    assert len({request.connection for request in server.requests}) == 1
     target.check()
 
 

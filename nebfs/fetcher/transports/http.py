@@ -278,8 +278,11 @@ class Http:
         # Whatever is wrong, the request for the whole range finds it out, too.
         with contextlib.suppress(NebfsError, Unusual, ExceptionGroup):
             async with asyncio.TaskGroup() as group:
-                for start in range(*wanted, BURST):
+                first, *others = range(*wanted, BURST)
+                for start in others:
                     group.create_task(part(start, min(start + BURST, wanted[1])))
+                # Here, and not as a task: so it is the first to take a connection.
+                await part(first, min(first + BURST, wanted[1]))
             job.listener.early(wanted[0], bytes(data))
 
     def _target(self, locator: Locator) -> Target:

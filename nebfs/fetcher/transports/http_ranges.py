@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import re
 import ssl
 from collections.abc import Callable
@@ -50,6 +51,8 @@ FAR = 0.002
 """Seconds until the first byte of an answer from which on a place is far away: connections are then
 opened before they are needed, and what somebody waits for is asked for by itself, too, instead of
 waiting for all that comes before it."""
+
+TURNS_TO_CLOSE = 5
 
 SPARE = 5
 """Idle connections that a place far away has beside those in use: what one reader waits for may be
@@ -292,6 +295,15 @@ class RangeConnection(asyncio.BufferedProtocol):
         self._on_end(self)
 
 
+def _is_address(name: str) -> bool:
+    """Whether a host is given by its address: there is no other one to try, then."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 class _Host:
     """One host: its connections, and who waits for one."""
 
@@ -343,11 +355,17 @@ class RangePool:
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for host in self._hosts.values():
-            for task in host.preparing:
-                task.cancel()
-            for connection in list(host.standing):
+        hosts = list(self._hosts.values())
+        preparing = [task for host in hosts for task in host.preparing]
+        for task in preparing:
+            task.cancel()
+        await asyncio.gather(*preparing, return_exceptions=True)
+        for host in hosts:
+            for connection in host.standing:
                 connection.close()
+        # asyncio closes a socket a turn of its loop later, some with TLS, and there may be no more.
+        for _ in range(TURNS_TO_CLOSE):
+            await asyncio.sleep(0)
 
     def _host(self, target: Target) -> _Host:
         key = (target.url.scheme, target.url.host or "", target.url.port or 0)
@@ -438,7 +456,7 @@ class RangePool:
                     ssl=tls,
                     # A name that ends with a dot is the same host; its certificate is without.
                     server_hostname=name.rstrip(".") if tls else None,
-                    happy_eyeballs_delay=NEXT_ADDRESS,
+                    happy_eyeballs_delay=None if _is_address(name) else NEXT_ADDRESS,
                 )
         except (OSError, ValueError) as exc:  # TimeoutError and SSLError are OSErrors
             raise connect_failure(exc, host.target.shown, self._settings) from exc
