@@ -1,0 +1,125 @@
+"""What a reader waits for: early, first, and of a place far away with what is around it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+import trio.testing
+
+from nebfs.units import KIB, MIB
+
+
+async def read(reader, offset, length):
+    view = reader.warm(offset, length)
+    return bytes(view) if view is not None else await reader.pread(offset, length)
+
+
+@pytest.fixture
+def eager(kinds):
+    """A place that hands over what is wanted at once, and the slots when `slots` is set."""
+
+    class Eager(kinds.Place):
+        async def fetch(self, request, fd, progress, early=None):
+            if request.wanted is not None:
+                start, stop = request.wanted
+                early(start, self.data[start:stop])
+                early(start, self.data[start:stop])  # as it may, when it is asked for twice
+            await self.slots.wait()
+            return await super().fetch(request, fd, progress)
+
+    place = Eager(random.Random(3).randbytes(3 * MIB))
+    place.slots = trio.Event()
+    return place
+
+
+async def test_a_small_read_is_answered_before_its_slot_is_here(eager, store, nursery, kinds):
+    reader = await kinds.Shop(eager, store, nursery).open()
+    assert await read(reader, 200_000, 4096) == eager.data[200_000:204_096]
+    assert reader.facts().cached == 0
+    eager.slots.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert reader.facts().cached == 128 * KIB
+    assert await read(reader, 131_072, 128 * KIB) == eager.data[131_072:262_144]
+    await reader.aclose()
+
+
+async def test_a_read_beside_it_waits_for_the_slot(eager, store, nursery, kinds, autojump_clock):
+    reader = await kinds.Shop(eager, store, nursery).open()
+    await read(reader, 200_000, 4096)
+    with trio.move_on_after(5) as waiting:
+        await read(reader, 210_000, 4096)
+    assert waiting.cancelled_caught
+    eager.slots.set()
+    assert await read(reader, 210_000, 4096) == eager.data[210_000:214_096]
+    assert len(eager.log) == 1
+    await reader.aclose()
+
+
+async def test_a_read_of_two_slots_is_never_early(eager, store, nursery, kinds):
+    reader = await kinds.Shop(eager, store, nursery).open()
+    eager.slots.set()
+    at = 128 * KIB - 100
+    assert await read(reader, at, 200) == eager.data[at : at + 200]
+    assert all(request.wanted is None for request in eager.log)
+    await reader.aclose()
+
+
+async def test_of_a_place_far_away_its_surroundings_come_too_and_after_it(
+    shop, place, autojump_clock
+):
+    place.data = bytes(range(256)) * (8 * MIB // 256)
+    place.latency = 0.02
+    reader = await shop().open()
+    await read(reader, 0, 10)  # shows how far away it is
+    await trio.testing.wait_all_tasks_blocked()
+    before = len(place.log)
+    await read(reader, 5 * MIB + 300 * KIB, 10)
+    await trio.sleep(1)
+    demand, *others = (request.ranges for request in place.log[before:])
+    assert demand == ((5 * MIB + 256 * KIB, 5 * MIB + 384 * KIB),)
+    assert sorted(span for ranges in others for span in ranges) == [
+        (5 * MIB, 5 * MIB + 256 * KIB),
+        (5 * MIB + 384 * KIB, 6 * MIB),
+    ]
+    await reader.aclose()
+
+
+async def test_orders_leave_in_the_order_they_were_started(shop, place, autojump_clock):
+    place.data = bytes(range(256)) * (32 * MIB // 256)
+    place.latency = 0.0001
+    reader = await shop(turns=8).open()
+    await read(reader, 0, MIB)
+    await trio.sleep(1)
+    starts = [request.ranges[0][0] for request in place.log]
+    assert len(starts) > 2
+    assert starts == sorted(starts)
+    await reader.aclose()
+
+
+async def test_a_stream_from_far_away_is_asked_for_one_order_after_the_other(
+    shop, place, autojump_clock
+):
+    place.data = bytes(MIB) * 64
+    place.latency, place.per_slot = 0.02, 0.001
+    reader = await shop().open()
+    for at in range(0, 48 * MIB, MIB):
+        assert await read(reader, at, MIB) == bytes(MIB)
+    assert place.most <= 6  # four parts of a demand, an order of the stream and the next one
+    await reader.aclose()
+
+
+async def test_several_sequences_in_one_file_are_followed(shop, place):
+    place.data = bytes(range(256)) * (64 * MIB // 256)
+    reader = await shop().open()
+    for step in range(8):
+        for run in range(3):
+            await read(reader, run * 20 * MIB + step * 256 * KIB, 256 * KIB)
+            await trio.testing.wait_all_tasks_blocked()
+    asked = place.fetched
+    for run in range(3):  # each goes on in what was ordered ahead of it
+        await read(reader, run * 20 * MIB + 2 * MIB, 256 * KIB)
+    assert all(reader.warm(run * 20 * MIB + 2 * MIB, 256 * KIB) is not None for run in range(3))
+    assert asked >= 3 * (2 * MIB + 512 * KIB)
+    await reader.aclose()
