@@ -205,12 +205,14 @@ def test_of_a_place_far_away_it_is_asked_for_by_itself(serve, origin, big):
     start = 3 * SLOT + 50_000
     probe = big.request(server.url + "/d", expected=None)
     listener = fetch(probe, wanting(big, server.url, origin, start, start + BURST + 100), fd=big.fd)
-    asked = [request.range for request in server.requests[1:]]
-    assert sorted(asked) == [
+    asked = {request.range for request in server.requests[1:]}
+    assert asked >= {(3 * SLOT, 4 * SLOT), (start, start + BURST)}
+    # The second part needs a connection of its own, and is dropped if the slot is sooner.
+    assert asked <= {
         (3 * SLOT, 4 * SLOT),
         (start, start + BURST),
         (start + BURST, start + BURST + 100),
-    ]
+    }
     assert all(data == origin.data[at : at + len(data)] for at, data, _ in listener.glimpses)
     assert listener.glimpses
     assert listener.slots == [3]
