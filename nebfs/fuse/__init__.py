@@ -6,9 +6,11 @@ telling the kernel what to forget. What does not: any decision about names (``tr
 
 Who may import it: ``daemon``.
 
-Start reading in operations.py, then guard.py, which is why no bug can take the mount down.
+Start reading in operations.py, then guard.py, which is why no bug can take the mount down, then
+direct.py, through which every request passes.
 
-Concurrency: pyfuse3 runs each request in a task of its own on the trio thread. A handler never
+Concurrency: all on the trio thread. Reads are taken by direct.py, the warm ones answered in its own
+task; pyfuse3 runs each other request in a task. A handler never
 waits for the network but in three places, each bounded by a deadline: ``read`` of blocks that are
 not here, ``open`` of an image whose place is to be asked again, and looking into an app's directory
 for the first time. The buffer that a warm read answers from is shared: nothing may be awaited
