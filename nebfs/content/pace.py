@@ -21,7 +21,9 @@ LARGEST: Final = 4 * MIB
 """The most that one request asks for: beyond it nothing gets faster, and turns get longer."""
 
 LONGEST: Final = 16 * MIB
-"""The same of a place far away. What is ordered is brought even if its reader goes away."""
+"""The same of a place far away. What is ordered is brought even if its reader goes away. Only a
+stream's first order comes near it, as its window then moves on in steps; being one order, it was
+worth 4 % of 256 MiB on a link of 20 ms and 1 Gbit/s."""
 
 WORTHWHILE: Final = 1 * MIB
 """The most that is brought around what a reader waits for. More saves round trips, too, but a

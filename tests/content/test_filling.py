@@ -400,10 +400,31 @@ async def test_what_waits_for_a_turn_is_let_in_by_its_urgency(autojump_clock):
             nursery.start_soon(take, priority, number)
             await trio.sleep(0.1)
         leave.set()
-    demands = [(Priority.DEMAND, 1), (Priority.DEMAND, 2)]
-    ahead = [(Priority.READ_AHEAD, 1), (Priority.READ_AHEAD, 2)]
-    # One that reads ahead is let in beside the demands, as trio wakes what is let in at once in any
-    # order; what fills is let in when all are gone.
-    assert sorted(order[:3]) == sorted([*demands, ahead[0]])
-    assert order[3:] == [ahead[1], (Priority.FILL, 1), (Priority.FILL, 2)]
+    # One demand and one that reads ahead at a time, which trio wakes in any order; what fills is
+    # let in when all are gone.
+    assert sorted(order[:2]) == [(Priority.DEMAND, 1), (Priority.READ_AHEAD, 1)]
+    assert sorted(order[2:4]) == [(Priority.DEMAND, 2), (Priority.READ_AHEAD, 2)]
+    assert order[4:] == [(Priority.FILL, 1), (Priority.FILL, 2)]
+    assert gate.holding == 0
+
+
+async def test_read_ahead_does_not_wait_for_demands(autojump_clock):
+    gate = Gate(1)
+    demands = 0
+
+    async def demand():
+        nonlocal demands
+        while True:  # a reader who always waits for the next piece
+            async with gate.turn(Priority.DEMAND):
+                await trio.sleep(1)
+                demands += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(demand)
+        await trio.sleep(10.5)
+        with trio.fail_after(0.1):
+            async with gate.turn(Priority.READ_AHEAD):
+                assert demands == 20
+        nursery.cancel_scope.cancel()
     assert gate.holding == 0

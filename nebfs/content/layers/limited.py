@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -17,15 +16,15 @@ from nebfs.model import Revision
 class Gate:
     """Lets `turns` requests through at a time, the most urgent first, and as many demands again.
 
-    So a demand hardly ever has to wait for read-ahead, and read-ahead need not hold back for it.
+    So a demand hardly ever has to wait for read-ahead, and read-ahead never waits for demands: a
+    stream would otherwise be demanded piece by piece by the reader who has caught up with it.
     What fills has a turn only when nobody else has one.
     """
 
     def __init__(self, turns: int) -> None:
         self._turns = max(turns, 1)
         self._holding = dict.fromkeys(Priority, 0)
-        self._queue: list[tuple[Priority, int, trio.Event]] = []
-        self._count = itertools.count()
+        self._queues: dict[Priority, deque[trio.Event]] = {p: deque() for p in Priority}
 
     @property
     def holding(self) -> int:
@@ -44,18 +43,17 @@ class Gate:
     @asynccontextmanager
     async def turn(self, priority: Priority) -> AsyncIterator[Callable[[], None]]:
         """Hold one turn; what is yielded ends it before the block does."""
-        if not self._admits(priority) or (self._queue and self._queue[0][0] <= priority):
+        queue = self._queues[priority]
+        if queue or not self._admits(priority):
             event = trio.Event()
-            ticket = (priority, next(self._count), event)
-            heapq.heappush(self._queue, ticket)
+            queue.append(event)
             try:
                 await event.wait()
             except trio.Cancelled:
                 if event.is_set():  # we were let in while being cancelled: hand the turn on
                     self._leave(priority)
                 else:
-                    self._queue.remove(ticket)
-                    heapq.heapify(self._queue)
+                    queue.remove(event)
                 raise
         else:
             self._holding[priority] += 1
@@ -74,10 +72,10 @@ class Gate:
 
     def _leave(self, priority: Priority) -> None:
         self._holding[priority] -= 1
-        while self._queue and self._admits(self._queue[0][0]):
-            first, _, event = heapq.heappop(self._queue)
-            self._holding[first] += 1
-            event.set()
+        for waiting, queue in self._queues.items():  # the most urgent first
+            while queue and self._admits(waiting):
+                self._holding[waiting] += 1
+                queue.popleft().set()
 
 
 class Limited:
