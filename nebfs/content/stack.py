@@ -40,8 +40,11 @@ class Reader(Protocol):
         """Answer at once, from RAM, or say None. The view is good until the next await."""
         ...
 
-    async def pread(self, offset: int, length: int) -> bytes:
-        """Return exactly `length` bytes at `offset`, or raise: never zeros for missing data."""
+    async def pread(self, offset: int, length: int) -> bytes | memoryview:
+        """Return exactly `length` bytes at `offset`, or raise: never zeros for missing data.
+
+        A view is good until the next await, as that of ``warm``.
+        """
         ...
 
     def facts(self) -> ReaderFacts:

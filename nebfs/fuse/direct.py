@@ -66,8 +66,8 @@ class Reads(Protocol):
         """Answer at once or say None; the answer is good until the next call."""
         ...
 
-    async def read_cold(self, fh: int, offset: int, size: int) -> tuple[int, bytes]:
-        """Return 0 and the bytes, or an errno. Raises nothing."""
+    async def read_cold(self, fh: int, offset: int, size: int) -> tuple[int, bytes | memoryview]:
+        """Return 0 and the bytes, or an errno; good until the next await. Raises nothing."""
         ...
 
 

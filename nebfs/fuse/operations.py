@@ -255,7 +255,7 @@ class Operations(pyfuse3.Operations):
             counters.bytes_read += size
         return view
 
-    async def read_cold(self, fh: int, offset: int, size: int) -> tuple[int, bytes]:
+    async def read_cold(self, fh: int, offset: int, size: int) -> tuple[int, bytes | memoryview]:
         """Answer a read that has to wait: 0 and the bytes, or an errno. See direct.py."""
         try:
             return 0, await self._read_waiting(fh, offset, size)
@@ -266,13 +266,13 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Read: exactly what was asked for, up to the end of the file."""
         view = self.read_warm(fh, off, size)
-        if view is not None:
-            # pyfuse3 takes any buffer and has copied it to the kernel before the next await.
-            return cast("bytes", view)
-        return await self._read_waiting(fh, off, size)
+        if view is None:
+            view = await self._read_waiting(fh, off, size)
+        # pyfuse3 takes any buffer and has copied it to the kernel before the next await.
+        return cast("bytes", view)
 
     @guarded
-    async def _read_waiting(self, fh: int, offset: int, size: int) -> bytes:
+    async def _read_waiting(self, fh: int, offset: int, size: int) -> bytes | memoryview:
         file = self._files[fh]
         if isinstance(file, _Text):
             return file.data[offset : offset + size]

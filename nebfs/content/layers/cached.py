@@ -66,13 +66,13 @@ class Cached:
         """The revision that the source brings."""
         return self._source.revision
 
-    async def pread(self, offset: int, length: int) -> bytes:
+    async def pread(self, offset: int, length: int) -> bytes | memoryview:
         """Return the bytes, bringing what is missing. Raises what the source raises."""
         for _ in range(ROUNDS):
             file = self.file
             view = file.warm(offset, length)
             if view is not None:
-                return bytes(view)  # whoever awaited us may await again before using it
+                return view
             first, stop = file.span(offset, length)
             if not file.has(first, stop):
                 early = await self._bring(first, stop, (offset, length))

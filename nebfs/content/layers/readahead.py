@@ -79,7 +79,7 @@ class ReadAhead:
             self._note(offset, length)
         return self._below.warm(offset, length)
 
-    async def pread(self, offset: int, length: int) -> bytes:
+    async def pread(self, offset: int, length: int) -> bytes | memoryview:
         """Answer from below. ``warm`` has taken note of this read already."""
         return await self._below.pread(offset, length)
 

@@ -100,11 +100,13 @@ class Verified:
             return None  # pread waits for the verdict
         return self._below.warm(offset, length)
 
-    async def pread(self, offset: int, length: int) -> bytes:
+    async def pread(self, offset: int, length: int) -> bytes | memoryview:
         """Return bytes; once the object is complete, only after the verdict. Raises Damaged."""
         if self.verdict is Verdict.MISMATCH:
             raise self._damaged()
         data = await self._below.pread(offset, length)
+        if self._below.file.complete:
+            data = bytes(data)  # a view does not outlast the wait
         await self._await_verdict()
         return data
 
