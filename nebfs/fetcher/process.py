@@ -78,21 +78,18 @@ class WorkerProcess:
         Raises OSError or ClosedResourceError when the process is gone, OSError when the system
         refuses.
         """
-        if not self._sending.locked():
-            try:
-                self._socket.sendmsg(*parcel.arguments)
-            except BlockingIOError:
-                pass
-            else:
-                return
-        async with self._sending:  # the others wait behind whoever waits for the socket
-            while True:
-                try:
-                    self._socket.sendmsg(*parcel.arguments)
-                except BlockingIOError:
+        # Without the lock when it is free: taking it would let all other tasks run first.
+        if self._sending.locked() or not self._sent(parcel):
+            async with self._sending:  # the others wait behind whoever waits for the socket
+                while not self._sent(parcel):
                     await trio.lowlevel.wait_writable(self._socket)
-                else:
-                    return
+
+    def _sent(self, parcel: wire.Parcel) -> bool:
+        try:
+            self._socket.sendmsg(*parcel.arguments)
+        except BlockingIOError:
+            return False
+        return True
 
     async def receive(self) -> list[wire.Frame]:
         """Return the frames that are here, at least one; none when the process is gone.
