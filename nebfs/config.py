@@ -73,6 +73,12 @@ def _absolute_from(variable: str, otherwise: Path) -> Path:
     return Path(value) if value.startswith("/") else otherwise
 
 
+def _own_platform() -> str:
+    """This machine's, in the words of OCI (GOOS/GOARCH)."""
+    machine = os.uname().machine
+    return f"linux/{ {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(machine, machine.lower()) }"
+
+
 def _size(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError("a size is a number of bytes or text such as 10G")
@@ -136,12 +142,22 @@ def _url(value: str) -> str:
     return value
 
 
+def _marketplace(value: str) -> str:
+    """A URL, perhaps with the marketplace's type before it: linuxcontainers+https://..."""
+    kind, plus, rest = value.partition("+")
+    typed = plus and "/" not in kind
+    if typed and not kind.replace("-", "").isalnum():
+        raise ValueError("write KIND+URL, such as docker-registry+https://registry.example")
+    _url(rest if typed else value)
+    return value
+
+
 Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 Fill = Annotated[float | None, BeforeValidator(_fill)]
 Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
 Place = Annotated[Path, AfterValidator(_path)]
 ReadableFile = Annotated[Path, AfterValidator(_readable)]
-Url = Annotated[str, AfterValidator(_url)]
+MarketplaceUrl = Annotated[str, AfterValidator(_marketplace)]
 
 
 class Datastores(BaseModel):
@@ -182,8 +198,9 @@ class Settings(BaseSettings):
     """URL of the front-end's XML-RPC endpoint; empty: ONE_XMLRPC or ~/.one tell."""
     auth_file: ReadableFile | None = None
     """File with ``user:password`` or ``user:token``; None: ONE_AUTH or ~/.one/one_auth."""
-    marketplaces: Annotated[tuple[Url, ...], NoDecode] = ()
-    """Public marketplaces to mount without a cloud; in the environment separated by spaces."""
+    marketplaces: Annotated[tuple[MarketplaceUrl, ...], NoDecode] = ()
+    """Public marketplaces to mount without a cloud: URLs of appliance services, or
+    ``linuxcontainers+URL`` and the like; in the environment separated by spaces."""
     datastores: Datastores = Datastores()
 
     # Where things are kept on this machine
@@ -216,6 +233,12 @@ class Settings(BaseSettings):
     so that the next read is local; None: only what is read is fetched."""
     ca_file: ReadableFile | None = None
     """PEM file of certificate authorities to trust instead of the system's."""
+    credentials_file: ReadableFile | None = None
+    """TOML file with users, keys, certificates and proxies by address; see docs/marketplaces.md."""
+    platform: str = Field(
+        default_factory=_own_platform, pattern=r"^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$"
+    )
+    """Which of a container image's variants is shown: operating system/architecture[/variant]."""
     user_agent: str = Field(default=f"nebfs/{__version__}", pattern=r"^[\x20-\x7e]+$")
 
     # How the tree looks to the kernel

@@ -375,13 +375,17 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """An app as its marketplace offers it. Either `contents`, or `trouble`, or a template app."""
+    """An app as its marketplace offers it. Either `contents`, `trouble`, `deferred`, or a template
+    app.
+    """
 
     app: App
     contents: tuple[Content, ...] = ()
     trouble: Trouble | None = None
     published: str = ""
     """The publisher's own description of the app (JSON text), where there is one."""
+    deferred: bool = False
+    """Its files are not known from the list: the marketplace is asked when the app is opened."""
 
 
 @dataclass(frozen=True, slots=True)

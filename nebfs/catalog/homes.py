@@ -57,19 +57,28 @@ def images_by_datastore(
 
 
 def marketplaces_at(urls: Sequence[str]) -> tuple[Marketplace, ...]:
-    """Return a marketplace of type ``one`` for each address; for a mount without a front-end."""
+    """Return a marketplace for each address; for a mount without a front-end.
+
+    An address alone is of type ``one``; ``linuxcontainers+https://...`` says another one.
+    """
     endpoints = {url.rstrip("/"): None for url in urls}
-    found = [
-        Marketplace(
-            number,
-            without_credentials(endpoint).partition("://")[2],
-            permissions=_READABLE,
-            driver="one",
-            template=Template((("ENDPOINT", endpoint), ("MARKET_MAD", "one"))),
-        )
-        for endpoint, number in numbered(endpoints).items()
-    ]
+    found = [_marketplace_at(url, number) for url, number in numbered(endpoints).items()]
     return tuple(sorted(found, key=lambda marketplace: marketplace.id))
+
+
+def _marketplace_at(url: str, number: int) -> Marketplace:
+    kind, plus, rest = url.partition("+")
+    # A URL's scheme has no underscores, and OpenNebula's names have no hyphens.
+    driver = kind.lower().replace("-", "_") if plus and "/" not in kind else "one"
+    endpoint = rest if plus and "/" not in kind else url
+    where = "BASE_URL" if driver == "docker_registry" else "ENDPOINT"
+    return Marketplace(
+        number,
+        without_credentials(endpoint).partition("://")[2],
+        permissions=_READABLE,
+        driver=driver,
+        template=Template(((where, endpoint), ("MARKET_MAD", driver))),
+    )
 
 
 def _nameless(kind: str, number: int) -> str:

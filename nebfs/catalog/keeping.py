@@ -13,8 +13,7 @@ from dataclasses import replace
 
 from nebfs.datastores.state import listed
 from nebfs.datastores.state import trouble_of as trouble_of_image
-from nebfs.marketplaces.record import is_template
-from nebfs.marketplaces.record import trouble_of as trouble_of_app
+from nebfs.marketplaces.record import is_template, withheld
 from nebfs.model import App, Datastore, Holding, Image, Offer, Trouble
 
 
@@ -34,10 +33,10 @@ def kept_offers(
 def _kept_offer(app: App, old: Offer | None, missing: Trouble) -> Offer:
     same = old is not None and _about_bytes(old.app) == _about_bytes(app)
     published = old.published if old is not None and same else ""
-    trouble = trouble_of_app(app)
+    trouble = withheld(app)
     if trouble is not None or is_template(app):
         return Offer(app, trouble=trouble, published=published)
-    if old is not None and same and old.contents:
+    if old is not None and same and (old.contents or old.deferred):
         return replace(old, app=app, trouble=None)
     return Offer(app, trouble=missing, published=published)
 

@@ -29,6 +29,9 @@ _COMPRESSED = (
     (0, b"\xfd7zXZ\0", "xz"),
     (0, b"\x28\xb5\x2f\xfd", "zst"),
 )
+_UNSIGNED = frozenset({"raw", "iso", "tar", "json"})
+"""What has no signature among the first bytes, or none that matters: the claim is believed."""
+
 _CLAIMS = {"qcow": "qcow2", "iso9660": "iso", "img": "raw", "": "raw"}
 
 
@@ -48,8 +51,9 @@ class Format:
 def sniff(head: bytes, claim: str = "", media: str = "") -> Format:
     """Return the format that `head`, the first HEAD bytes or fewer, shows.
 
-    Inside a compression only the claim can be given. Without a signature it is a raw disk, and a
-    raw disk of media ``cdrom`` is an ISO image (its own signature is 32 KiB further on).
+    Inside a compression only the claim can be given. Without a signature it is a raw disk unless
+    the claim is of something that has none, and a raw disk of media ``cdrom`` is an ISO image (its
+    own signature is 32 KiB further on).
     """
     plain = next((name for at, sign, name in _SIGNATURES if head.startswith(sign, at)), "")
     if plain:
@@ -59,7 +63,7 @@ def sniff(head: bytes, claim: str = "", media: str = "") -> Format:
     if wrapped:
         # A claim that names the compression itself says nothing about what is inside.
         return Format("raw" if inside == wrapped else inside, wrapped)
-    return Format(inside if inside in {"raw", "iso"} else "raw")
+    return Format(inside if inside in _UNSIGNED else "raw")
 
 
 def claimed(name: str, media: str = "") -> Format:

@@ -17,15 +17,17 @@ import trio
 
 from nebfs import marketplaces
 from nebfs.blocks import DiskStore, Documents, MemoryStore, Store
-from nebfs.catalog import Catalog, CloudSnapshot, Surveyor
+from nebfs.catalog import Catalog, CloudSnapshot, Openings, Surveyor
 from nebfs.config import Settings
 from nebfs.content import Library, LibrarySettings, Prober
 from nebfs.datastores import DatastoreDrivers
-from nebfs.errors import Refused, Unreachable
+from nebfs.errors import Refused, Unreachable, Unsupported
+from nebfs.fetcher import access
 from nebfs.fetcher.client import FetcherProcess, open_fetcher
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fuse import Operations, OperationsSettings
-from nebfs.model import Content, without_credentials
+from nebfs.marketplaces import DeferringDriver
+from nebfs.model import App, Content, Marketplace, without_credentials
 from nebfs.opennebula import (
     Caller,
     FrontEnd,
@@ -36,6 +38,10 @@ from nebfs.opennebula import (
 from nebfs.tree import Tree, TreeSettings
 
 log = structlog.get_logger()
+
+OPENED_FOR = 600.0
+"""Seconds for which the files of an app are believed where each app is asked about by itself:
+public registries count such questions."""
 
 Survey = Callable[[CloudSnapshot | None], Awaitable[CloudSnapshot]]
 
@@ -85,6 +91,15 @@ async def built(settings: Settings) -> AsyncIterator[House]:
             )
             prober = Prober(fetcher, documents, timeout=settings.listing_deadline)
             await prober.load()
+            openings = Openings(
+                partial(_files_of, settings, fetcher),
+                lambda: catalog.current,
+                documents,
+                document=f"openings-{identity}.json",
+                timeout=settings.listing_deadline,
+                max_age=max(settings.refresh_interval, OPENED_FOR),
+            )
+            await openings.load()
             try:
                 await catalog.start()
             except NotAuthenticated as exc:
@@ -95,10 +110,13 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                 ) from exc
             _see_that_something_was_listed(catalog)
             async with trio.open_nursery() as nursery:
-                house = _furnish(settings, source, store, fetcher, catalog, prober, nursery)
+                house = _furnish(
+                    settings, source, store, fetcher, catalog, prober, openings, nursery
+                )
                 if isinstance(store, DiskStore):
                     nursery.start_soon(store.measure)
                 nursery.start_soon(prober.run)
+                nursery.start_soon(openings.run)
                 nursery.start_soon(catalog.run)
                 try:
                     yield house
@@ -106,6 +124,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                     nursery.cancel_scope.cancel()
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
                         await prober.save()
+                        await openings.save()
     finally:
         if isinstance(store, DiskStore):
             store.unlock()
@@ -127,6 +146,7 @@ def _furnish(
     fetcher: FetcherProcess,
     catalog: Catalog,
     prober: Prober,
+    openings: Openings,
     nursery: trio.Nursery,
 ) -> House:
     status: list[Callable[[], bytes]] = [lambda: b"{}\n"]
@@ -137,6 +157,7 @@ def _furnish(
         TreeSettings(listing_deadline=settings.listing_deadline),
         status=lambda: status[0](),  # noqa: PLW0108 - it is replaced later
         cloud=not settings.marketplaces,
+        openings=openings,
     )
     memory = store if isinstance(store, MemoryStore) else MemoryStore()
 
@@ -207,9 +228,13 @@ async def _prepare_cache(settings: Settings) -> tuple[Store, Documents]:
 
 
 def _fetcher_settings(settings: Settings) -> FetcherSettings:
+    """Raises UserError when the file of credentials cannot be used: only the fetcher keeps it."""
+    if settings.credentials_file is not None:
+        access.load(settings.credentials_file)
     return FetcherSettings(
         user_agent=settings.user_agent,
         ca_file=str(settings.ca_file or ""),
+        credentials_file=str(settings.credentials_file or ""),
         connect_timeout=settings.connect_timeout,
         stall_timeout=settings.stall_timeout,
         connections_per_host=2 * settings.connections,
@@ -224,7 +249,7 @@ def _survey(settings: Settings, fetcher: FetcherProcess) -> tuple[str, Survey, s
     """
     surveyor = Surveyor(
         marketplace_driver=lambda name, version: marketplaces.driver_for(
-            name, call=fetcher.call, version=version
+            name, call=fetcher.call, version=version, platform=settings.platform
         ),
         datastore_driver=DatastoreDrivers(paths=settings.datastore_paths),
         place_timeout=settings.listing_deadline,
@@ -239,6 +264,22 @@ def _survey(settings: Settings, fetcher: FetcherProcess) -> tuple[str, Survey, s
     front_end = FrontEnd(Caller(fetcher.call, endpoint, session))
     survey = partial(surveyor.cloud, front_end, endpoint)
     return without_credentials(endpoint), survey, _digest(endpoint, session.text)
+
+
+async def _files_of(
+    settings: Settings,
+    fetcher: FetcherProcess,
+    marketplace: Marketplace,
+    app: App,
+    version: str,
+) -> tuple[Content, ...]:
+    """Ask a marketplace's driver for the files of one app."""
+    driver = marketplaces.driver_for(
+        marketplace.driver, call=fetcher.call, version=version, platform=settings.platform
+    )
+    if not isinstance(driver, DeferringDriver):
+        raise Unsupported("the app's files are not known", driver=marketplace.driver)
+    return await driver.contents(marketplace, app)
 
 
 def _digest(*facts: str) -> str:

@@ -40,6 +40,7 @@ class CallRequest:
     """A plain HTTP request of the control plane: XML-RPC, an appliance list; follows redirects.
 
     `timeout` is in seconds over everything. An answer of more than `max_body` bytes is BadAnswer.
+    `transport` says who asks: one other than ``http`` knows what the place wants to be shown.
     """
 
     method: str
@@ -48,6 +49,7 @@ class CallRequest:
     body: bytes = field(default=b"", repr=False)
     timeout: float = 30.0
     max_body: int = 1 << 30
+    transport: str = "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,5 +86,7 @@ class Fetcher(Protocol):
         ...
 
     async def call(self, request: CallRequest) -> CallAnswer:
-        """Return the answer to a plain request. Raises Unreachable, BadAnswer or FetcherDied."""
+        """Return the answer to a plain request. Raises Unreachable, BadAnswer, Refused, Unsupported
+        or FetcherDied.
+        """
         ...

@@ -64,6 +64,7 @@ def call_to_json(request: CallRequest) -> dict[str, Any]:
         "headers": request.headers,
         "timeout": request.timeout,
         "max_body": request.max_body,
+        "transport": request.transport,
     }
 
 
@@ -76,6 +77,7 @@ def call_from_json(value: Json, body: bytes) -> CallRequest:
         body=body,
         timeout=value["timeout"],
         max_body=value["max_body"],
+        transport=value["transport"],
     )
 
 

@@ -18,6 +18,8 @@ class FetcherSettings:
     user_agent: str = f"nebfs/{__version__}"
     ca_file: str = ""
     """PEM file of the certificate authorities to trust; empty: the system's."""
+    credentials_file: str = ""
+    """TOML file that says what is shown to which place (access.py); empty: nothing to anybody."""
     connect_timeout: float = 10.0
     """Until a connection, with its TLS, stands; long enough for three lost SYNs."""
     stall_timeout: float = 15.0
@@ -33,7 +35,8 @@ class FetcherSettings:
         """Write the settings for the worker's command line."""
         facts = asdict(self)
         # The worker starts in another working directory.
-        facts["ca_file"] = os.path.abspath(self.ca_file) if self.ca_file else ""
+        for name in ("ca_file", "credentials_file"):
+            facts[name] = os.path.abspath(facts[name]) if facts[name] else ""
         return json.dumps(facts)
 
     @classmethod

@@ -30,7 +30,6 @@ from nebfs.fetcher import records, wire
 from nebfs.fetcher.messages import CallRequest, FetchRequest, Filled
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports import Transport, make_transport
-from nebfs.fetcher.transports.http import Http
 from nebfs.model import Revision
 
 FRAMES_PER_TURN = 64
@@ -125,7 +124,6 @@ class Worker:
         self._outbox: collections.deque[wire.Parcel] = collections.deque()
         self._tasks: dict[int, asyncio.Task[_Answer]] = {}
         self._transports: dict[str, Transport] = {}
-        self._http: Http | None = None
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
 
@@ -223,23 +221,16 @@ class Worker:
 
     async def _call(self, request: CallRequest) -> _Answer:
         try:
-            answer = await self._http_transport().call(request)
+            answer = await self._transport(request.transport).call(request)
         except Exception as exc:  # noqa: BLE001 - every failure is an answer
             return _failed(exc), b""
         return {"is": "answered", **records.answer_to_json(answer)}, answer.body
 
     def _transport(self, name: str) -> Transport:
-        if name == "http":
-            return self._http_transport()
-        if name not in self._transports:
-            self._transports[name] = make_transport(name, self._settings)
-        return self._transports[name]
-
-    def _http_transport(self) -> Http:
-        if self._http is None:
-            self._http = Http(self._settings)
-            self._transports["http"] = self._http
-        return self._http
+        transport = self._transports.get(name)
+        if transport is None:
+            transport = self._transports[name] = make_transport(name, self._settings)
+        return transport
 
     def send(self, header: Mapping[str, Any], payload: bytes = b"") -> None:
         """Send one frame to the daemon, in order, now or as soon as the socket takes it."""

@@ -19,7 +19,7 @@ Concurrency: drivers hold no state between two calls and may be called by any nu
 JSON is decoded in a worker thread, one catalogue at a time.
 """
 
-from nebfs.marketplaces.driver import Call, MarketplaceDriver
+from nebfs.marketplaces.driver import Call, DeferringDriver, MarketplaceDriver
 from nebfs.marketplaces.identity import numbered, stable_id
 from nebfs.marketplaces.registry import DRIVERS, driver_for
 from nebfs.marketplaces.unsupported import UnsupportedMarketplace
@@ -27,6 +27,7 @@ from nebfs.marketplaces.unsupported import UnsupportedMarketplace
 __all__ = [
     "DRIVERS",
     "Call",
+    "DeferringDriver",
     "MarketplaceDriver",
     "UnsupportedMarketplace",
     "driver_for",

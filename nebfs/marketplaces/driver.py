@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from nebfs.fetcher.messages import CallAnswer, CallRequest
-from nebfs.model import App, Marketplace, Offer
+from nebfs.model import App, Content, Marketplace, Offer
 
 Call = Callable[[CallRequest], Awaitable[CallAnswer]]
 """Sends one request of the control plane (``Fetcher.call``)."""
 
 
 class MarketplaceDriver(Protocol):
-    """One kind of marketplace (MARKET_MAD). Built with plain values: `call` and `version`."""
+    """One kind of marketplace (MARKET_MAD). Built with plain values by a DriverFactory."""
 
     async def offers(
         self, marketplace: Marketplace, apps: Sequence[App] | None
@@ -28,9 +28,20 @@ class MarketplaceDriver(Protocol):
         ...
 
 
+@runtime_checkable
+class DeferringDriver(MarketplaceDriver, Protocol):
+    """One whose lists do not say which files an app has. Its offers may be `deferred`."""
+
+    async def contents(self, marketplace: Marketplace, app: App) -> tuple[Content, ...]:
+        """Return the files of `app`, whose offer was deferred. Raises NebfsError."""
+        ...
+
+
 class DriverFactory(Protocol):
     """How the registry builds a driver."""
 
-    def __call__(self, *, call: Call, version: str) -> MarketplaceDriver:
-        """`version` is OpenNebula's own, for the User-Agent; empty without a front-end."""
+    def __call__(self, *, call: Call, version: str, platform: str) -> MarketplaceDriver:
+        """`version` is OpenNebula's own, for the User-Agent; empty without a front-end. `platform`
+        is the variant to take where an app has several (OCI: ``linux/amd64``).
+        """
         ...

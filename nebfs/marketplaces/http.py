@@ -18,8 +18,8 @@ from nebfs.model import App, Marketplace, Offer
 class HttpMarketplace:
     """Offers each app's SOURCE. It asks nobody: what there is to know is in the app's record."""
 
-    def __init__(self, *, call: Call, version: str) -> None:
-        """Both are every driver's; this one needs neither."""
+    def __init__(self, *, call: Call, version: str, platform: str = "") -> None:
+        """They are every driver's; this one needs none."""
 
     async def offers(
         self, marketplace: Marketplace, apps: Sequence[App] | None

@@ -44,7 +44,13 @@ _decoding = trio.CapacityLimiter(1)
 class OneMarketplace:
     """Asks the service for its catalogue, which is one request, and joins it with the apps."""
 
-    def __init__(self, *, call: Call, version: str) -> None:
+    def __init__(
+        self,
+        *,
+        call: Call,
+        version: str,
+        platform: str = "",  # noqa: ARG002 - of every driver
+    ) -> None:
         """`version`: the service chooses the catalogue by it; without one it takes the newest."""
         self._call = call
         shown = _NOT_FOR_A_HEADER.sub("", version)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Container
 from urllib.parse import urlsplit
 
 from nebfs.model import (
@@ -21,6 +22,8 @@ from nebfs.model import (
     shown_line,
 )
 
+HTTP = frozenset({"http", "https"})
+
 _TYPE = re.compile(r'^\s*TYPE\s*=\s*"?\s*(\w+)', re.IGNORECASE | re.MULTILINE)
 _HEX = re.compile(r"[0-9a-f]+")
 _DIGITS = {"md5": 32, "sha256": 64}
@@ -32,13 +35,20 @@ def is_template(app: App) -> bool:
     return app.type in _TEMPLATES
 
 
-def trouble_of(app: App) -> Trouble | None:
-    """Say why the app's bytes cannot be read now, or None. A user's LOCK is no reason."""
+def withheld(app: App) -> Trouble | None:
+    """Say why OpenNebula does not let the app be read now, or None. A user's LOCK is no reason."""
     if app.unreadable:
         return Trouble(errno.EIO, app.unreadable)
-    if is_template(app):
-        return None
-    return _trouble_of_state(app) or _trouble_of_source(app.source)
+    return None if is_template(app) else _trouble_of_state(app)
+
+
+def trouble_of(app: App, schemes: Container[str] = HTTP) -> Trouble | None:
+    """Say why the app's bytes cannot be read now, or None; `schemes` are those of its SOURCE that
+    can be.
+    """
+    if app.unreadable or is_template(app):
+        return withheld(app)
+    return withheld(app) or _trouble_of_source(app.source, schemes)
 
 
 def _trouble_of_state(app: App) -> Trouble | None:
@@ -57,7 +67,7 @@ def _trouble_of_state(app: App) -> Trouble | None:
             return Trouble(errno.EOPNOTSUPP, "the app is in a state that nebfs does not know")
 
 
-def _trouble_of_source(source: str) -> Trouble | None:
+def _trouble_of_source(source: str, schemes: Container[str]) -> Trouble | None:
     if not source:
         return Trouble(errno.EIO, "OpenNebula's record of the app has no SOURCE")
     # urlsplit() drops line breaks without a word: look before it does.
@@ -68,7 +78,7 @@ def _trouble_of_source(source: str) -> Trouble | None:
         host, _ = parts.hostname, parts.port
     except ValueError:  # such as a broken IPv6 address or a port that is no number
         return Trouble(errno.EIO, "the app's SOURCE is not a URL")
-    if parts.scheme.lower() not in {"http", "https"}:
+    if parts.scheme.lower() not in schemes:
         shown = parts.scheme or "a path"
         return Trouble(errno.EOPNOTSUPP, f"nebfs does not read apps whose SOURCE is {shown!r}")
     return None if host else Trouble(errno.EIO, "the app's SOURCE names no host")

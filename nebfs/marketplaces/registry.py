@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import cast
 
 import structlog
@@ -31,11 +31,21 @@ DRIVERS: Mapping[str, Entry] = {
 }
 
 
+ENTRY_POINTS = "nebfs.marketplaces"
+"""The group in which other packages announce drivers: the name is a MARKET_MAD, the object a
+DriverFactory. A name of ours cannot be taken over."""
+
+
 def driver_for(
-    name: str, *, call: Call, version: str, drivers: Mapping[str, Entry] = DRIVERS
+    name: str,
+    *,
+    call: Call,
+    version: str,
+    platform: str = "",
+    drivers: Mapping[str, Entry] = DRIVERS,
 ) -> MarketplaceDriver:
     """Return the driver called `name`; for one that is not there, one that says so per app."""
-    entry = drivers.get(name)
+    entry = drivers.get(name) or _announced(name)
     if entry is None:
         return UnsupportedMarketplace(name)
     try:
@@ -44,4 +54,12 @@ def driver_for(
         log.warning("marketplace.driver_missing", driver=name, missing=exc.name, hint=entry.install)
         remedy = f"; {entry.install}" if entry.install else ""
         return UnsupportedMarketplace(name, f"the library {exc.name!r} is not installed{remedy}")
-    return factory(call=call, version=version)
+    return factory(call=call, version=version, platform=platform)
+
+
+def _announced(name: str) -> Entry | None:
+    """Return the driver that another installed package announces under `name`."""
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        if point.name == name:
+            return Entry(point.module, point.attr)
+    return None

@@ -9,7 +9,8 @@ by mistake.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from functools import partial
 
@@ -33,19 +34,24 @@ async def fill(
     prober: Prober,
     deadline: float,
     path_of: Callable[[App, str], str],
+    contents_of: Callable[[Offer], Awaitable[tuple[Content, ...]]],
 ) -> dict[str, Node]:
     """Return the entries of an app's directory, asking what is not known, within `deadline` s.
 
-    `path_of(app, name)` is the relative path to the app that another one names.
+    `path_of(app, name)` is the relative path to the app that another one names. `contents_of` is
+    asked for the files of an offer that is deferred.
     """
     offer = directory.offer
+    if offer.deferred:
+        offer = await _opened(offer, contents_of)
     answers = await _ask(offer, prober, deadline)
     entries: dict[str, Node] = {}
     files: dict[str, Content] = {}
     for name, (content, answer) in _named(directory, answers).items():
         entries[name] = _file(offer, name, content, answer)
         files[name] = content
-    directory.doubtful = any(not isinstance(answer, Probed) for _, answer in answers)
+    failed = any(not isinstance(answer, Probed) for _, answer in answers)
+    directory.doubtful = failed or (directory.offer.deferred and offer.trouble is not None)
     texts = documents(offer)
     sums = checksums(files)
     if sums:
@@ -68,6 +74,17 @@ async def fill(
         if node.attributes is dict:
             node.attributes = partial(attributes.of_app, offer.app)
     return dict(sorted(entries.items()))
+
+
+async def _opened(
+    offer: Offer, contents_of: Callable[[Offer], Awaitable[tuple[Content, ...]]]
+) -> Offer:
+    """Return a deferred offer with its files, or with what keeps them from being known."""
+    try:
+        return replace(offer, contents=await contents_of(offer))
+    except NebfsError as exc:
+        log.warning("app.unreadable", app=offer.app.name, id=offer.app.id, error=str(exc))
+        return replace(offer, trouble=Trouble(exc.errno, str(exc)))
 
 
 async def _ask(

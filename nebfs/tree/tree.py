@@ -14,7 +14,7 @@ from nebfs.catalog.compare import changed_places
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
 from nebfs.content.prober import Prober
 from nebfs.errors import Missing, NebfsError, Refused
-from nebfs.model import App, Content
+from nebfs.model import App, Content, Offer
 from nebfs.tree import appdir, places
 from nebfs.tree.inodes import Inodes
 from nebfs.tree.names import encode
@@ -80,6 +80,17 @@ class Lists(Protocol):
         ...
 
 
+class Files(Protocol):
+    """What the tree needs to know about apps whose files no list tells; ``catalog.Openings``."""
+
+    max_age: float
+    """Seconds for which an answer is good."""
+
+    async def contents(self, offer: Offer) -> tuple[Content, ...]:
+        """Return the files of `offer`. Raises NebfsError."""
+        ...
+
+
 class Tree:
     """Answers lookups and listings; see the room's docstring for its concurrency rule."""
 
@@ -92,12 +103,16 @@ class Tree:
         *,
         status: Callable[[], bytes] = bytes,
         cloud: bool = True,
+        openings: Files | None = None,
     ) -> None:
-        """Asking ahead of a walk runs in `nursery`. Without a `cloud` there are no datastores."""
+        """Asking ahead of a walk runs in `nursery`. Without a `cloud` there are no datastores.
+        `openings` is asked for the files of offers that are deferred.
+        """
         self._lists = lists
         self._prober = prober
         self._nursery = nursery
         self._settings = settings
+        self._openings = openings
         self.inodes = Inodes()
         self.root = Directory(name="", key="root", children={})
         self.inodes.enter(self.root)
@@ -177,7 +192,11 @@ class Tree:
         self._ask_ahead(directory)
         try:
             fresh = await appdir.fill(
-                directory, self._prober, self._settings.listing_deadline, self._path_of
+                directory,
+                self._prober,
+                self._settings.listing_deadline,
+                self._path_of,
+                self._contents,
             )
             directory.filled_at = trio.current_time()
             self._replace(directory, fresh)
@@ -187,8 +206,16 @@ class Tree:
         self._flush()
         return directory.children or {}
 
+    async def _contents(self, offer: Offer) -> tuple[Content, ...]:
+        if self._openings is None:
+            return offer.contents
+        return await self._openings.contents(offer)
+
     def _worth_asking_again(self, directory: AppDirectory) -> bool:
         age = trio.current_time() - directory.filled_at
+        files = self._openings if directory.offer.deferred else None
+        if files is not None and age > files.max_age:
+            return True
         return directory.doubtful and age > self._settings.retry_after
 
     def _ask_ahead(self, directory: AppDirectory) -> None:

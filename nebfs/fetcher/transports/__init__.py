@@ -1,8 +1,10 @@
 """One file per way to reach remote bytes, and the table of them.
 
-A transport is a class made with the FetcherSettings. It has ``fetch``, which fills ranges of a
-locator into a descriptor, and ``aclose``. A new one is one file here and one line in TRANSPORTS.
-Its library may be missing: the class is imported when the first locator asks for it.
+A transport is made with the FetcherSettings, by a class or a function. It has ``fetch``, which
+fills ranges of a locator into a descriptor, ``call``, which sends a plain request, and ``aclose``.
+A new one is one file here and one line in TRANSPORTS. Its library may be missing: the module is
+imported when the first locator asks for it. What speaks HTTP with signatures or tokens of its own
+is an ``Http`` with other ``Addresses`` (http_addresses.py).
 
 What does not live here: the border to the daemon (worker.py) and the writing of slots (slots.py).
 Imported by worker.py alone. Start reading below, then in http.py.
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nebfs.errors import Unsupported
-from nebfs.fetcher.messages import FetchRequest, Filled
+from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest, Filled
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.model import Revision
 
@@ -44,6 +46,10 @@ class Transport(Protocol):
 
     async def fetch(self, request: FetchRequest, fd: int, listener: Listener) -> Revision:
         """Fill the request's ranges into `fd`; see messages.Fetcher.fetch for the errors."""
+        ...
+
+    async def call(self, request: CallRequest) -> CallAnswer:
+        """Return the answer to a plain request; see messages.Fetcher.call for the errors."""
         ...
 
     async def aclose(self) -> None:

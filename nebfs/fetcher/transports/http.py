@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
 from cachetools import TTLCache
+from multidict import CIMultiDict
 
 from nebfs.errors import BadAnswer, NebfsError, Unreachable
 from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest
 from nebfs.fetcher.pouring import Pour, Read, Sink, Vessel, pour
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.slots import Buffers
-from nebfs.fetcher.transports.http_answers import Verdict, judge_range
+from nebfs.fetcher.transports.http_addresses import REFUSED, Addresses, Plain
+from nebfs.fetcher.transports.http_answers import Verdict, judge_range, refusal
+from nebfs.fetcher.transports.http_calls import Calls
 from nebfs.fetcher.transports.http_connections import (
     MAX_REDIRECTS,
     Connections,
     Target,
-    first_target,
     network_failures,
     next_target,
 )
@@ -49,7 +51,6 @@ BURST = 12 << 10
 answer's head. It gives twice as many within the next one, and so on."""
 
 _STALE = frozenset((401, 403, 404, 410))
-_HEADER = "header:"
 
 Ranges = Sequence[tuple[int, int]]
 
@@ -112,11 +113,19 @@ class _Glimpse:
 
 
 class Http:
-    """The transport ``http``. Option ``header:NAME`` of a locator sends a header to its host."""
+    """The transport ``http``, and what others are made of that bring their own `addresses`."""
 
-    def __init__(self, settings: FetcherSettings) -> None:
+    def __init__(
+        self,
+        settings: FetcherSettings,
+        connections: Connections | None = None,
+        addresses: Addresses | None = None,
+    ) -> None:
+        """`connections` become this object's own. Raises UserError (the file of credentials)."""
         self._settings = settings
-        self._connections = Connections(settings)
+        self._connections = connections or Connections(settings)
+        self._addresses = addresses or Plain(self._connections)
+        self._calls = Calls(settings, self._connections)
         self._pool = RangePool(settings, self._connections.tls)
         self._buffers = Buffers()
         self._remembered: TTLCache[Locator, Target] = TTLCache(REMEMBERED, REMEMBERED_SECONDS)
@@ -207,15 +216,17 @@ class Http:
     ) -> None:
         """Ask for one range, following redirects. Raises Unusual for what aiohttp is to do."""
         remembered = self._remembered.get(locator)
-        target = remembered or _target_of(locator)
-        redirected = False
+        target = remembered or await self._first(locator)
+        redirected = renewed = False
         for _ in range(MAX_REDIRECTS + 1):
             if self._connections.proxy_of(target.url) is not None:
                 raise Unusual
             accepted = False
 
             def judge(head: Head, target: Target = target) -> Sink | None:
-                if head.redirect or (target is remembered and head.status in _STALE):
+                if head.redirect or head.status in REFUSED:
+                    return None
+                if target is remembered and head.status in _STALE:
                     return None
                 nonlocal accepted
                 accepted = True
@@ -232,10 +243,16 @@ class Http:
                     self._remembered[locator] = target
                 return
             if head is not None and head.redirect:
-                target, redirected = next_target(target, head.headers["Location"]), True
-            else:  # what a redirect led to is not there any more: start at its beginning
+                following = next_target(target, head.headers["Location"])
+                target, redirected = self._connections.authorized(following), True
+            elif target is remembered:  # what a redirect led to is not there any more: start anew
                 self._remembered.pop(locator, None)
-                target = _target_of(locator)
+                target = await self._first(locator)
+            else:
+                assert head is not None  # noqa: S101 - only what is remembered may fail without
+                if renewed or not await self._renewed(locator, target, head.status, head.headers):
+                    raise refusal(head.status, head.headers, target.shown)
+                target, renewed = await self._first(locator), True
         raise BadAnswer("too many redirects", url=target.shown)
 
     @contextlib.asynccontextmanager
@@ -247,7 +264,7 @@ class Http:
             wanted is None
             or request.expected is None
             or wanted[1] - asked[0] <= BURST
-            or self._pool.first_byte(self._target(request.locator)) < FAR
+            or not self._is_far(request.locator)
         ):
             yield
             return
@@ -285,62 +302,31 @@ class Http:
                 await part(first, min(first + BURST, wanted[1]))
             job.listener.early(wanted[0], bytes(data))
 
-    def _target(self, locator: Locator) -> Target:
-        return self._remembered.get(locator) or _target_of(locator)
+    async def _first(self, locator: Locator) -> Target:
+        return self._addresses.known(locator) or await self._addresses.find(locator)
+
+    async def _renewed(
+        self, locator: Locator, target: Target, status: int, headers: Mapping[str, str]
+    ) -> bool:
+        return status in REFUSED and await self._addresses.renewed(locator, target, status, headers)
+
+    def _is_far(self, locator: Locator) -> bool:
+        target = self._remembered.get(locator) or self._addresses.known(locator)
+        return target is not None and self._pool.first_byte(target) >= FAR
 
     # --- by aiohttp ---------------------------------------------------------------------------
 
     async def call(self, request: CallRequest) -> CallAnswer:
         """Return the answer to a plain request; see messages.Fetcher.call."""
-        target = first_target(request.url, request.headers)
-        try:
-            async with asyncio.timeout(request.timeout):
-                return await self._call(request, target)
-        except TimeoutError as exc:
-            raise Unreachable("no answer in time", after=request.timeout, url=target.shown) from exc
-
-    async def _call(self, request: CallRequest, target: Target) -> CallAnswer:
-        response = await self._ask_twice(request, target)
-        try:
-            coding = response.headers.get("Content-Encoding", "").strip().lower()
-            if coding not in ("", "identity"):
-                raise BadAnswer("the answer is encoded unasked", coding=coding, url=target.shown)
-            body = await self._body(response, request.max_body, target.shown)
-        finally:
-            response.close()
-        return CallAnswer(response.status, tuple(response.headers.items()), body)
-
-    async def _body(self, response: aiohttp.ClientResponse, limit: int, url: str) -> bytes:
-        pieces: list[bytes] = []
-        size = 0
-        announced = response.content_length or 0
-        while max(size, announced) <= limit:
-            with network_failures(url, self._settings):
-                piece = await response.content.readany()
-            if not piece:
-                return b"".join(pieces)
-            pieces.append(piece)
-            size += len(piece)
-        raise BadAnswer("the answer is larger than allowed", limit=limit, url=url)
-
-    async def _ask_twice(self, request: CallRequest, target: Target) -> aiohttp.ClientResponse:
-        for last in (False, True):
-            try:
-                response, _ = await self._connections.follow(
-                    request.method,
-                    target,
-                    {},
-                    timeout=self._connections.call_timeout,
-                    body=request.body,
-                )
-            except Unreachable as exc:
-                # A kept connection that the server had just hung up: aiohttp asks again by itself
-                # but for POST. Whatever nebfs calls only reads, so asking twice does no harm.
-                if last or not _hung_up(exc.__cause__):
-                    raise
-            else:
-                return response
-        raise AssertionError("unreachable")
+        options = tuple((f"header:{name}", text) for name, text in request.headers)
+        locator = Locator(request.transport, request.url, options)
+        target = await self._addresses.find(locator)
+        answer = await self._calls.call(request, target)
+        if answer.status in REFUSED:
+            headers = CIMultiDict(answer.headers)
+            if await self._addresses.renewed(locator, target, answer.status, headers):
+                answer = await self._calls.call(request, await self._addresses.find(locator))
+        return answer
 
     @contextlib.asynccontextmanager
     async def _answer(
@@ -386,27 +372,17 @@ class Http:
                     return response, target
                 response.close()
                 self._remembered.pop(locator, None)
-        first = _target_of(locator)
-        response, target = await self._connections.follow("GET", first, headers, timeout=timeout)
+        for last in (False, True):
+            first = await self._first(locator)
+            response, target = await self._connections.follow(
+                "GET", first, headers, timeout=timeout
+            )
+            if last or not await self._renewed(locator, target, response.status, response.headers):
+                break
+            response.close()
         if target is not first and response.status not in _STALE:
             self._remembered[locator] = target
         return response, target
-
-
-def _hung_up(cause: BaseException | None) -> bool:
-    """Whether a connection that stood was closed before the answer."""
-    if isinstance(cause, aiohttp.ClientConnectorError):
-        return False
-    return isinstance(cause, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
-
-
-def _target_of(locator: Locator) -> Target:
-    headers = tuple(
-        (name.removeprefix(_HEADER), text)
-        for name, text in locator.options
-        if name.startswith(_HEADER)
-    )
-    return first_target(locator.address, headers)
 
 
 def _clipped(ranges: Ranges, size: int) -> list[tuple[int, int]]:

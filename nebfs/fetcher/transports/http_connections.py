@@ -21,6 +21,8 @@ import aiohttp
 from yarl import URL
 
 from nebfs.errors import BadAnswer, NebfsError, Refused, Unreachable, Unsupported
+from nebfs.fetcher.access import Accesses
+from nebfs.fetcher.access import load as load_accesses
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.model import without_credentials
 
@@ -106,9 +108,13 @@ class Connections:
     """A pool of kept connections, opened with the first request."""
 
     def __init__(self, settings: FetcherSettings) -> None:
+        """Raises UserError when the file of credentials cannot be used."""
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
-        self._context: ssl.SSLContext | None = None
+        self._contexts: dict[tuple[str, str, str], ssl.SSLContext] = {}
+        path = settings.credentials_file
+        self.accesses = load_accesses(path) if path else Accesses({})
+        """What is shown to whom."""
         self._proxies = getproxies_environment() if settings.trust_env else {}
         self.fetch_timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=settings.connect_timeout, sock_read=settings.stall_timeout
@@ -152,8 +158,15 @@ class Connections:
                     url=target.shown,
                     to=following.shown,
                 )
-            target = following
+            target = self.authorized(following)
         raise BadAnswer("too many redirects", url=target.shown)
+
+    def authorized(self, target: Target) -> Target:
+        """Add what the file of credentials says for this address, unless it is known better."""
+        shown = self.accesses.of(str(target.url)).authorization
+        if not shown or any(name.lower() == "authorization" for name, _ in target.headers):
+            return target
+        return Target(target.url, (*target.headers, ("Authorization", shown)))
 
     async def _ask(
         self,
@@ -172,23 +185,38 @@ class Connections:
                 headers={**headers, **dict(target.headers)},
                 data=io.BytesIO(body) if body else None,
                 proxy=proxy,
+                ssl=self.tls(target.url),
                 timeout=timeout,
                 allow_redirects=False,
             )
 
-    def tls(self) -> ssl.SSLContext:
-        """Return the context of every https connection. Raises Unsupported."""
-        if self._context is None:
-            cafile = self._settings.ca_file
+    def tls(self, url: URL) -> ssl.SSLContext:
+        """Return the context for https connections to `url`. Raises Unsupported."""
+        files = self.accesses.of(str(url)).certificates
+        context = self._contexts.get(files)
+        if context is None:
+            context = self._contexts[files] = self._make_context(*files)
+        return context
+
+    def _make_context(self, authorities: str, certificate: str, key: str) -> ssl.SSLContext:
+        authorities = authorities or self._settings.ca_file
+        try:
+            context = ssl.create_default_context(cafile=authorities or None)
+        except OSError as exc:  # SSLError is one
+            raise Unsupported(
+                "the file of certificate authorities cannot be used",
+                file=authorities,
+                reason=str(exc),
+            ) from exc
+        if certificate or key:
             try:
-                self._context = ssl.create_default_context(cafile=cafile or None)
-            except OSError as exc:  # SSLError is one
+                # Without a password at hand OpenSSL would ask for one on the terminal.
+                context.load_cert_chain(certificate or key, key or None, password="")
+            except (OSError, ValueError) as exc:
                 raise Unsupported(
-                    "the file of certificate authorities cannot be used",
-                    file=cafile,
-                    reason=str(exc),
+                    "the client certificate cannot be used", file=certificate, reason=str(exc)
                 ) from exc
-        return self._context
+        return context
 
     def _open(self) -> aiohttp.ClientSession:
         self._session = aiohttp.ClientSession(
@@ -197,7 +225,6 @@ class Connections:
                 limit_per_host=self._settings.connections_per_host,
                 keepalive_timeout=KEEP_ALIVE,
                 ttl_dns_cache=DNS_CACHE,
-                ssl=self.tls(),
             ),
             headers={"User-Agent": self._settings.user_agent, "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -208,11 +235,13 @@ class Connections:
 
     def proxy_of(self, url: URL) -> URL | None:
         """Return the proxy that `url` is to be asked through. Raises Unsupported."""
-        text = self._proxies.get(url.scheme) or self._proxies.get("all")
-        if not text or not url.host:
+        text = self.accesses.of(str(url)).proxy
+        if text == "none" or not url.host:
             return None
-        if proxy_bypass(f"{url.host}:{url.port}", self._proxies):
-            return None
+        if not text:
+            text = self._proxies.get(url.scheme) or self._proxies.get("all") or ""
+            if not text or proxy_bypass(f"{url.host}:{url.port}", self._proxies):
+                return None
         try:
             proxy = URL(text if "://" in text else f"http://{text}")
         except ValueError as exc:

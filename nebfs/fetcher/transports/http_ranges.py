@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 from multidict import CIMultiDict
+from yarl import URL
 
 from nebfs.errors import BadAnswer, NebfsError, Unreachable
 from nebfs.fetcher.pouring import Sink, feed
@@ -307,9 +308,10 @@ def _is_address(name: str) -> bool:
 class _Host:
     """One host: its connections, and who waits for one."""
 
-    def __init__(self, target: Target, most: int) -> None:
+    def __init__(self, target: Target, tls: ssl.SSLContext | None, most: int) -> None:
         """At most `most` requests at once."""
         self.target = target
+        self.tls = tls
         self.turns = asyncio.Semaphore(most)
         self.idle: list[RangeConnection] = []
         """The one used last is the last, and used first: its congestion window is the widest."""
@@ -341,11 +343,11 @@ class _Host:
 class RangePool:
     """Kept connections by scheme, host and port."""
 
-    def __init__(self, settings: FetcherSettings, tls: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, settings: FetcherSettings, tls: Callable[[URL], ssl.SSLContext]) -> None:
         """`tls` makes the context of https connections, or raises what keeps it from being made."""
         self._settings = settings
         self._tls = tls
-        self._hosts: dict[tuple[str, str, int], _Host] = {}
+        self._hosts: dict[tuple[str, str, int, ssl.SSLContext | None], _Host] = {}
         self._requests: LRUCache[Target, bytes] = LRUCache(1024)
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
@@ -368,10 +370,13 @@ class RangePool:
             await asyncio.sleep(0)
 
     def _host(self, target: Target) -> _Host:
-        key = (target.url.scheme, target.url.host or "", target.url.port or 0)
+        url = target.url
+        # Who shows another certificate is not to use the others' connections.
+        tls = self._tls(url) if url.scheme == "https" else None
+        key = (url.scheme, url.host or "", url.port or 0, tls)
         host = self._hosts.get(key)
         if host is None:
-            host = self._hosts[key] = _Host(target, self._settings.connections_per_host)
+            host = self._hosts[key] = _Host(target, tls, self._settings.connections_per_host)
         return host
 
     def first_byte(self, target: Target) -> float:
@@ -445,7 +450,7 @@ class RangePool:
     async def _connect(self, host: _Host) -> RangeConnection:
         url = host.target.url
         name = url.host or ""
-        tls = self._tls() if url.scheme == "https" else None
+        tls = host.tls
         made = RangeConnection(self._settings.stall_timeout, host.gone)
         try:
             async with asyncio.timeout(self._settings.connect_timeout):

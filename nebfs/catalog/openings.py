@@ -1,0 +1,140 @@
+"""The files of apps whose marketplace is asked about each by itself: asked, and remembered.
+
+A registry of container images lists names, and says what an image consists of only when it is
+asked for that image; so does a web page of archives whose checksums are in files beside them. That
+is asked when an app's directory is opened. What was learned is kept, also for the next start, and
+shown while the marketplace does not answer.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+from cachetools import LRUCache
+from pydantic import TypeAdapter, ValidationError
+
+from nebfs.catalog.catalog import Documents
+from nebfs.catalog.snapshot import CloudSnapshot
+from nebfs.errors import Missing, NebfsError, Refused, TimedOut, Unsupported
+from nebfs.model import App, Content, Marketplace, Offer
+
+log = structlog.get_logger()
+
+REMEMBERED = 10_000
+SAVE_EVERY = 5.0
+REFUSED_FOR = 10.0
+"""Seconds for which a failure is answered from memory: an `ls` twice in a row asks once."""
+
+Ask = Callable[[Marketplace, App, str], Awaitable[tuple[Content, ...]]]
+"""Asks the driver of a marketplace; the text is OpenNebula's version."""
+
+_Known = tuple[float, tuple[Content, ...]]
+_adapter: TypeAdapter[dict[str, _Known]] = TypeAdapter(dict[str, _Known])
+
+
+class Openings:
+    """Remembers the files of deferred offers for `max_age` seconds before asking again."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        current: Callable[[], CloudSnapshot | None],
+        documents: Documents,
+        *,
+        document: str,
+        timeout: float,
+        max_age: float,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`current` is the newest snapshot. One question takes at most `timeout` seconds."""
+        self._ask = ask
+        self._current = current
+        self._documents = documents
+        self._document = document
+        self._timeout = timeout
+        self.max_age = max_age
+        self._now = now
+        self._known: LRUCache[str, _Known] = LRUCache(REMEMBERED)
+        self._failed: LRUCache[str, tuple[float, NebfsError]] = LRUCache(1024)
+        self._dirty = False
+
+    async def load(self) -> None:
+        """Take up what an earlier life has learned."""
+        raw = await self._documents.load(self._document)
+        if raw is None:
+            return
+        try:
+            self._known.update(_adapter.validate_json(raw))
+        except ValidationError as exc:
+            log.warning("openings.unreadable", count=exc.error_count())
+
+    async def run(self) -> None:
+        """Save from time to time, for ever."""
+        while True:
+            await trio.sleep(SAVE_EVERY)
+            await self.save()
+
+    async def save(self) -> None:
+        """Write down what was learned, if anything was."""
+        if not self._dirty:
+            return
+        self._dirty = False
+        known = dict(self._known)
+        data = await trio.to_thread.run_sync(lambda: _adapter.dump_json(known))
+        try:
+            await self._documents.save(self._document, data)
+        except (NebfsError, OSError) as exc:
+            log.warning("openings.not_saved", error=type(exc).__name__)
+
+    async def contents(self, offer: Offer) -> tuple[Content, ...]:
+        """Return the files of `offer`. While its marketplace is away, those that it had.
+
+        Raises what the marketplace's driver raises, or TimedOut.
+        """
+        if not offer.deferred:
+            return offer.contents
+        key = _key(offer.app)
+        known = self._known.get(key)
+        if known is not None and 0 <= self._now() - known[0] <= self.max_age:
+            return known[1]
+        failed = self._failed.get(key)
+        if failed is not None and trio.current_time() - failed[0] <= REFUSED_FOR:
+            failure: NebfsError = failed[1]
+        else:
+            try:
+                found = await self._asked(offer.app)
+            except NebfsError as exc:
+                self._failed[key] = trio.current_time(), exc
+                failure = exc
+            else:
+                self._known[key] = self._now(), found
+                self._failed.pop(key, None)
+                self._dirty = True
+                return found
+        if known is None or isinstance(failure, (Missing, Refused, Unsupported)):
+            raise copy.copy(failure) from failure
+        log.info("opening.from_memory", app=offer.app.name, reason=str(failure))
+        return known[1]
+
+    async def _asked(self, app: App) -> tuple[Content, ...]:
+        snapshot = self._current()
+        places = snapshot.marketplaces if snapshot is not None else ()
+        place = next(
+            (p.marketplace for p in places if p.marketplace.id == app.marketplace_id), None
+        )
+        if snapshot is None or place is None:
+            raise NebfsError("the app's marketplace is not there any more")
+        try:
+            with trio.fail_after(self._timeout):
+                return await self._ask(place, app, snapshot.version)
+        except trio.TooSlowError as exc:
+            raise TimedOut("no answer in time", after=self._timeout) from exc
+
+
+def _key(app: App) -> str:
+    """What the files of an app depend on."""
+    return "\0".join((str(app.marketplace_id), str(app.id), app.source, app.md5, app.version))
