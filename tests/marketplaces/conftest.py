@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -76,6 +77,22 @@ class Service:
         await trio.lowlevel.checkpoint()
         self.requests.append(request)
         return CallAnswer(self.status, self.headers, self.body)
+
+
+class Pages(Service):
+    """Answers a call with the page that its address ends with, and 404 where there is none."""
+
+    def __init__(self, pages: Mapping[str, bytes]) -> None:
+        super().__init__()
+        self.pages = dict(pages)
+
+    async def __call__(self, request: CallRequest) -> CallAnswer:
+        await trio.lowlevel.checkpoint()
+        self.requests.append(request)
+        for end, body in self.pages.items():
+            if request.url.endswith(end):
+                return CallAnswer(200, (), body)
+        return CallAnswer(404, (), b"")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -182,3 +199,8 @@ def marketplace():
 @pytest.fixture
 def service():
     return Service
+
+
+@pytest.fixture
+def pages():
+    return Pages
