@@ -78,6 +78,22 @@ def test_marketplaces_in_every_spelling(file, monkeypatch):
     assert load(None, {}).marketplaces == urls
 
 
+def test_a_marketplace_may_say_its_type():
+    urls = ("docker-registry+https://me:canary@host/", "one+http://b", "http://a/x+y://z")
+    settings = load(None, {"marketplaces": urls})
+    assert settings.marketplaces == urls
+    assert "canary" not in repr(settings)
+    for wrong in ("docker_registry+https://host", "+https://host", "one+ftp://host", "one+/x"):
+        assert "marketplaces" in problem({"marketplaces": [wrong]})
+
+
+@pytest.mark.parametrize("value", ["linux", "Linux/amd64", "linux/amd64/v8/x", "linux/../x", ""])
+def test_a_platform_is_in_the_words_of_oci(value):
+    assert "platform" in problem({"platform": value})
+    assert load(None, {"platform": "linux/arm/v7"}).platform == "linux/arm/v7"
+    assert load(None, {}).platform.startswith("linux/")
+
+
 def test_datastore_paths(file):
     written = file('[datastores.paths]\n"/var/lib/one/datastores" = "/mnt/ds"\n')
     assert load(written, {}).datastore_paths == {"/var/lib/one/datastores": "/mnt/ds"}

@@ -87,6 +87,8 @@ class Accesses:
         self._places: dict[_Place, list[tuple[str, Access]]] = {}
         for address, access in entries.items():
             place, path = _taken_apart(address)
+            if "@" in urlsplit(address).netloc or "?" in address or "#" in address:
+                raise ValueError("it may have neither a user nor a query")
             self._places.setdefault(place, []).append((path.rstrip("/") + "/", access))
         for below in self._places.values():
             below.sort(key=lambda entry: len(entry[0]), reverse=True)
@@ -103,9 +105,9 @@ class Accesses:
             place, path = _taken_apart(address)
         except ValueError:
             return None
-        path = path.partition("?")[0] + "/"
+        below = path + "/"
         entries = self._places.get(place, ())
-        return next((access for prefix, access in entries if path.startswith(prefix)), None)
+        return next((access for prefix, access in entries if below.startswith(prefix)), None)
 
 
 def _taken_apart(address: str) -> tuple[_Place, str]:
@@ -113,8 +115,6 @@ def _taken_apart(address: str) -> tuple[_Place, str]:
     scheme = parts.scheme.lower()
     if scheme not in _SCHEMES or not parts.hostname:
         raise ValueError("it is not an address of http, https or s3")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("it may have neither a user nor a query")
     # A bucket's name is not a host's: its letters count as they are.
     host = parts.netloc if scheme == "s3" else parts.hostname.rstrip(".")
     port = 0 if scheme == "s3" else parts.port or _DEFAULT_PORTS[scheme]

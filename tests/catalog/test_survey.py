@@ -8,6 +8,7 @@ import trio
 from structlog.testing import capture_logs
 
 from nebfs.catalog import changed_places
+from nebfs.catalog.homes import marketplaces_at
 from nebfs.catalog.survey import FrontEnd
 from nebfs.datastores import DatastoreDrivers
 from nebfs.errors import Refused, Unreachable
@@ -257,3 +258,21 @@ async def test_public_marketplaces_need_no_front_end(world):
     assert [m.offers for m in down.marketplaces] == [m.offers for m in first.marketplaces]
     never = await world.surveyor.marketplaces(urls, None)
     assert [(m.as_of, m.offers) for m in never.marketplaces] == [(0.0, ())] * 2
+
+
+@pytest.mark.parametrize(
+    ("url", "driver", "where", "endpoint", "name"),
+    [
+        ("https://m.example.org/", "one", "ENDPOINT", "https://m.example.org", "m.example.org"),
+        ("http://h/a+b://c", "one", "ENDPOINT", "http://h/a+b://c", "h/a+b://c"),
+        ("linuxcontainers+https://i", "linuxcontainers", "ENDPOINT", "https://i", "i"),
+        ("docker-registry+http://r:5000", "docker_registry", "BASE_URL", "http://r:5000", "r:5000"),
+        ("Dockerhub+https://bob:canary@hub", "dockerhub", "ENDPOINT", None, "hub"),
+    ],
+)
+def test_an_address_may_say_what_type_of_marketplace_it_is(url, driver, where, endpoint, name):
+    (found,) = marketplaces_at([url])
+    assert (found.driver, found.name) == (driver, name)
+    assert found.template.get("MARKET_MAD") == driver
+    if endpoint is not None:
+        assert found.template.get(where) == endpoint

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import sys
+from importlib import metadata
 
 from nebfs.marketplaces import DRIVERS, UnsupportedMarketplace, driver_for, numbered, stable_id
 from nebfs.marketplaces.http import HttpMarketplace
@@ -23,6 +25,32 @@ async def test_a_missing_library_is_every_apps_trouble_with_the_remedy(service, 
     assert offer.trouble.errno == errno.EOPNOTSUPP
     assert "nebfs_no_such_library" in offer.trouble.reason
     assert "pip install 'nebfs[far]'" in offer.trouble.reason
+
+
+class FarMarketplace(UnsupportedMarketplace):
+    """What another package could bring."""
+
+    def __init__(self, *, call, version, platform):
+        self.given = (call, version, platform)
+
+
+def test_another_package_can_bring_a_driver_but_not_take_ours(service, monkeypatch):
+    asked = []
+
+    def entry_points(group):
+        asked.append(group)
+        target = f"{__name__}:FarMarketplace"
+        return [metadata.EntryPoint(n, target, group) for n in ("near", "far", "http")]
+
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[FarMarketplace.__module__])
+    call = service()
+    far = driver_for("far", call=call, version="7.4.0", platform="linux/arm64")
+    assert type(far) is FarMarketplace
+    assert far.given == (call, "7.4.0", "linux/arm64")
+    assert isinstance(driver_for("http", call=call, version=""), HttpMarketplace)
+    assert isinstance(driver_for("farther", call=call, version=""), UnsupportedMarketplace)
+    assert set(asked) == {"nebfs.marketplaces"}
 
 
 def test_numbers_do_not_depend_on_the_order_or_on_the_others():

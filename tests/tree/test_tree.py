@@ -107,11 +107,16 @@ def snapshot(offers=(), holdings=(), **facts):
 
 
 class World:
-    def __init__(self, nursery, first, **settings):
+    def __init__(self, nursery, first, openings=None, **settings):
         self.lists = Lists(first)
         self.prober = Asked()
         self.tree = Tree(
-            self.lists, self.prober, nursery, TreeSettings(**settings), status=lambda: b"{}"
+            self.lists,
+            self.prober,
+            nursery,
+            TreeSettings(**settings),
+            status=lambda: b"{}",
+            openings=openings,
         )
         self.told = []
         self.tree.on_invalid(self.told.extend)
@@ -195,6 +200,59 @@ async def test_a_place_that_does_not_answer_is_seen_and_asked_again(nursery, aut
     del world.prober.answers["http://h/3"]
     await trio.sleep(11)
     assert (await world.at("marketplaces/M/Alpine/Alpine.qcow2")).size == 1000
+
+
+class Files:
+    """Openings whose answer is scripted."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.asked = 0
+        self.max_age = 600.0
+
+    async def contents(self, offer):
+        self.asked += 1
+        if isinstance(self.answer, NebfsError):
+            raise self.answer
+        return self.answer
+
+
+def deferred(number, name):
+    return replace(offer(number, name), contents=(), deferred=True)
+
+
+def layer(number):
+    return Content(Locator("oci", f"https://h/v2/{number}"), label=f"layer-{number:02}")
+
+
+async def test_files_that_no_list_tells_are_asked_for_when_the_app_is_opened(
+    nursery, autojump_clock
+):
+    files = Files((layer(0),))
+    world = World(nursery, snapshot([deferred(1, "image")]), files)
+    assert await world.names("marketplaces/M") == ["image"]
+    assert files.asked == 0
+    assert "image.layer-00.qcow2" in await world.names("marketplaces/M/image")
+    await world.names("marketplaces/M/image")
+    assert files.asked == 1
+    files.answer = (layer(0), layer(1))
+    await trio.sleep(601)
+    kept = (await world.at("marketplaces/M/image/image.layer-00.qcow2")).ino
+    names = await world.names("marketplaces/M/image")
+    assert "image.layer-01.qcow2" in names
+    assert (await world.at("marketplaces/M/image/image.layer-00.qcow2")).ino == kept
+
+
+async def test_files_that_cannot_be_asked_for_are_seen_and_asked_for_again(nursery, autojump_clock):
+    files = Files(Refused("the registry does not let us"))
+    world = World(nursery, snapshot([deferred(1, "image")]), files, retry_after=10)
+    (blocked,) = [n for n in await world.names("marketplaces/M/image") if n.startswith("image.r")]
+    node = await world.at(f"marketplaces/M/image/{blocked}")
+    assert (node.size, node.mode & 0o777, node.trouble.errno) == (0, 0, errno.EACCES)
+    assert "does not let us" in node.trouble.reason
+    files.answer = (layer(0),)
+    await trio.sleep(11)
+    assert "image.layer-00.qcow2" in await world.names("marketplaces/M/image")
 
 
 async def test_a_place_that_hangs_ends_at_the_deadline(nursery, autojump_clock):

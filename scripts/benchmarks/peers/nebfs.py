@@ -56,7 +56,10 @@ class Nebfs:
 
         def path(root: Path, image: Image) -> Path:
             number = image.number + (TLS_NUMBERS if tls else 0)
-            return next((root / f".nebfs/by-id/apps/{number}").glob("*.raw"))
+            found = next((root / f".nebfs/by-id/apps/{number}").glob("*.raw"), None)
+            if found is None:
+                raise Failed(f"it does not show the image {number}")
+            return found
 
         with mounting(site, home, argv, path) as mounted:
             for image in images:
