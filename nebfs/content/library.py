@@ -31,6 +31,8 @@ from nebfs.units import MIB
 
 log = structlog.get_logger()
 
+_NO_PARTS = "its place gives no parts (Range): a read waits for everything before it"
+
 
 @dataclass(frozen=True, slots=True)
 class LibrarySettings:
@@ -168,6 +170,8 @@ class Library:
             log.warning("cache.bypassed", reason=str(exc))
             store = self._memory
             file = await store.open(key, revision.size)
+        if not revision.ranges and not file.complete:
+            log.warning("read.sequential", source=content.locator.shown, reason=_NO_PARTS)
         tasks = _Tasks()
         nursery = await self._nursery.start(tasks.run)
         cached = Cached(file, store, self._memory, source, nursery, place.pace)

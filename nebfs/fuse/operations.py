@@ -330,6 +330,8 @@ class Operations(pyfuse3.Operations):
         if revision is None:
             return found
         found["user.nebfs.revision"] = object_key(content, revision)[:16]
+        if not revision.ranges:
+            found["user.nebfs.access"] = "sequential"
         facts = self._library.facts(content, revision)
         if facts is not None:
             found["user.nebfs.cached"] = str(facts.cached)

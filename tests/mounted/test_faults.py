@@ -180,7 +180,7 @@ def test_malformed_xml_keeps_the_last_lists(mount, servers, cloud):
 # --- the bytes' place ---------------------------------------------------------------------------
 
 
-def test_a_server_without_range_is_read_all_the_same(mount, servers, cloud):
+def test_a_server_without_range_is_read_all_the_same(mount, servers, cloud, tools):
     url = url_of(cloud, "debian-12.raw")
     servers.files.switches(url).ranges = False
     path = mount.app("Debian 12") / "Debian 12.raw"
@@ -190,6 +190,8 @@ def test_a_server_without_range_is_read_all_the_same(mount, servers, cloud):
     with open(cloud.published[url], "rb") as file:
         file.seek(5 << 20)
         assert middle == file.read(4096)
+        assert tools.xattr(path, "user.nebfs.access") == "sequential"
+    assert "read.sequential" in mount.log
     assert (
         hashlib.sha256(path.read_bytes()).digest()
         == hashlib.sha256(cloud.published[url].read_bytes()).digest()
