@@ -1,0 +1,201 @@
+"""A private ``http`` marketplace as companies have them: TLS of an own authority, a password."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from nebfs.model import Template
+
+pytestmark = [pytest.mark.mounted, pytest.mark.nginx]
+
+PRIVATE = 100
+
+
+@pytest.fixture
+def place(tmp_path):
+    """nginx over TLS behind a password: its URL, its root, and what it sent of a file."""
+    script = """
+    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem
+    openssl req -newkey rsa:2048 -nodes -subj /CN=place -keyout key.pem -out place.csr
+    echo subjectAltName=DNS:localhost > place.ext
+    openssl x509 -req -in place.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+      -extfile place.ext -out place.pem
+    printf 'bob:%s\\n' "$(openssl passwd -apr1 canary-password)" > passwords
+    """
+    subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "www").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    scratch = "".join(
+        f"{kind}_temp_path {tmp_path}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {tmp_path}/pid; error_log {tmp_path}/error.log;"
+        "events {} http { log_format sent '$uri $status $body_bytes_sent';"
+        f"access_log {tmp_path}/access.log sent; {scratch} server {{"
+        f"listen 127.0.0.1:{port} ssl; root {tmp_path}/www;"
+        f"ssl_certificate {tmp_path}/place.pem; ssl_certificate_key {tmp_path}/key.pem;"
+        f"auth_basic private; auth_basic_user_file {tmp_path}/passwords; }} }}"
+    )
+    process = subprocess.Popen(
+        ["nginx", "-e", tmp_path / "error.log", "-c", tmp_path / "nginx.conf"],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        end = time.monotonic() + 10
+        while not answers(port):
+            assert time.monotonic() < end, (tmp_path / "error.log").read_text()
+            time.sleep(0.02)
+        yield Place(f"https://localhost:{port}", tmp_path)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+
+class Place:
+    def __init__(self, url, home):
+        self.url = url
+        self.home = home
+        self.root = home / "www"
+
+    def sent(self):
+        lines = [line.split() for line in (self.home / "access.log").read_text().splitlines()]
+        return sum(int(count) for _, status, count in lines if status == "206")
+
+    def credentials(self):
+        path = self.home / "credentials.toml"
+        path.write_text(
+            f'["{self.url}"]\nuser = "bob"\npassword = "canary-password"\nca-file = "ca.pem"\n'
+            '["https://other.example.org"]\nbearer-token = "canary-token"\n'
+        )
+        path.chmod(0o600)
+        return path
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def image(place, cloud):
+    """8 MiB that app 20 of the private marketplace leads to."""
+    data = os.urandom(8 << 20)
+    (place.root / "image").write_bytes(data)
+    app = cloud.apps[20]
+    app.source, app.md5 = f"{place.url}/image", hashlib.md5(data).hexdigest()
+    app.format = "raw"
+    app.template = Template((*app.template.items, ("API_TOKEN", "canary-template")))
+    market = cloud.marketplaces[PRIVATE]
+    market.template = Template((*market.template.items, ("SECRET_ACCESS_KEY", "canary-market")))
+    return data
+
+
+@pytest.fixture
+def path(make_mount, servers, place, image):
+    mount = make_mount(
+        servers.frontend_url, "-o", f"credentials-file={place.credentials()},log-level=debug"
+    )
+    mount.start()
+    return mount.app("tiny raw app", "Private HTTP") / "tiny raw app.raw"
+
+
+def test_its_bytes_are_read_and_held_to_their_checksum(path, place, image, tools, tmp_path):
+    tools.run("cp", path, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == image
+    done = tools.run("md5sum", "-c", "CHECKSUMS", cwd=path.parent)
+    assert done.stdout == "tiny raw app.raw: OK\n"
+    with open(path, "rb"):
+        assert tools.xattr(path, "user.nebfs.verified") == "yes"
+
+
+def test_64_kib_in_the_middle_fetch_one_block(path, place, image, tools):
+    assert path.stat().st_size == len(image)
+    before = place.sent()
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    assert os.pread(fd, 64 << 10, 4 << 20) == image[4 << 20 :][: 64 << 10]
+    os.close(fd)
+    assert place.sent() - before == 128 << 10
+
+
+def test_an_object_that_was_corrupted_is_an_error(path, place, image, tools):
+    stored = place.root / "image"
+    times = stored.stat()
+    with open(stored, "r+b") as file:
+        file.seek(5 << 20)
+        file.write(b"not what was published")
+    os.utime(stored, ns=(times.st_atime_ns, times.st_mtime_ns))  # so its ETag stays
+    done = tools.run("cp", path, "/dev/null", check=False)
+    assert "Input/output error" in done.stderr
+    with open(path, "rb") as file:
+        assert tools.xattr(path, "user.nebfs.verified") == "mismatch"
+        with pytest.raises(OSError) as caught:
+            os.pread(file.fileno(), 4096, 0)
+        assert caught.value.errno == errno.EIO
+
+
+def test_no_secret_is_seen_anywhere(path, place, make_mount, servers, tools, home):
+    mount = path.parents[3]
+    path.read_bytes()
+    done = tools.run(*tools.nebfs, "status", "--run-dir", mount.parent / "run", check=False)
+    seen = [done.stdout, done.stderr]
+    for top, names, files in os.walk(mount):
+        for name in [".", *names, *files]:
+            node = os.path.join(top, name)
+            seen.append(node)
+            for attribute in os.listxattr(node, follow_symlinks=False):
+                seen.append(os.getxattr(node, attribute, follow_symlinks=False).decode())
+    seen.append((mount / ".nebfs/status.json").read_text())
+    seen.append((path.parent / "app.json").read_text())
+    logs = [p.read_text() for p in (mount.parent / "run").glob("*.log")]
+    assert any("fetcher started" in log for log in logs)  # the log is one with every detail
+    text = "\n".join(seen + logs)
+    assert "tiny raw app" in text
+    assert "canary" not in text
+
+
+def test_a_wrong_password_is_said_without_it(make_mount, servers, place, image, tools):
+    wrong = place.credentials()
+    wrong.write_text(wrong.read_text().replace("canary-password", "canary-wrong"))
+    mount = make_mount(servers.frontend_url, "-o", f"credentials-file={wrong}")
+    mount.start()
+    path = mount.app("tiny raw app", "Private HTTP") / "tiny raw app.raw"
+    assert (path.stat().st_size, path.stat().st_mode & 0o777) == (0, 0)
+    trouble = tools.xattr(path, "user.nebfs.trouble")
+    assert "refuses access" in trouble
+    assert "canary" not in trouble + mount.log
+
+
+def test_a_file_of_credentials_that_is_wrong_is_said_at_once(make_mount, servers, place, image):
+    path = place.credentials()
+    path.chmod(0o644)
+    done = make_mount(servers.frontend_url, "-o", f"credentials-file={path}").start(check=False)
+    assert done.returncode != 0
+    assert "chmod o=" in done.stderr
+    path.write_text('["https://host"]\npasswort = "canary"\n')
+    path.chmod(0o600)
+    done = make_mount(servers.frontend_url, "-o", f"credentials-file={path}").start(check=False)
+    assert "did you mean password?" in done.stderr
+    assert "canary" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_tls_server_of_an_unknown_authority_is_not_believed(
+    make_mount, servers, place, image, tools
+):
+    mount = make_mount(servers.frontend_url)
+    mount.start()
+    path = mount.app("tiny raw app", "Private HTTP") / "tiny raw app.raw"
+    assert "certificate is not trusted" in tools.xattr(path, "user.nebfs.trouble")
+    assert json.loads((path.parent / "app.json").read_text())["id"] == 20
