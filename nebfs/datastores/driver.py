@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from nebfs.fetcher.messages import Call
 from nebfs.model import Datastore, Holding, Image
 
 
@@ -24,6 +25,8 @@ class DatastoreDriver(Protocol):
 class DriverFactory(Protocol):
     """How the registry builds a driver."""
 
-    def __call__(self, *, paths: Mapping[str, str]) -> DatastoreDriver:
-        """`paths`: path prefix as the front-end says it -> the same place on this machine."""
+    def __call__(self, *, paths: Mapping[str, str], call: Call | None) -> DatastoreDriver:
+        """`paths`: path prefix as the front-end says it -> the same place on this machine. `call`
+        looks at places that are elsewhere; None: only this machine can be looked at.
+        """
         ...

@@ -18,6 +18,7 @@ from nebfs.datastores.look import Looked, look
 from nebfs.datastores.places import PathMap, is_inside, plain
 from nebfs.datastores.state import listed, trouble_of
 from nebfs.errors import Unreachable
+from nebfs.fetcher.messages import Call
 from nebfs.model import (
     Content,
     Datastore,
@@ -38,8 +39,13 @@ _THREADS = 4
 class FilesystemDatastore:
     """Looks at the images' files, in worker threads that are abandoned when a disk hangs."""
 
-    def __init__(self, *, paths: Mapping[str, str]) -> None:
-        """`paths`: path prefix as the front-end says it -> the same place on this machine."""
+    def __init__(
+        self,
+        *,
+        paths: Mapping[str, str],
+        call: Call | None = None,  # noqa: ARG002 - files elsewhere are not read yet
+    ) -> None:
+        """See DriverFactory."""
         self._map = PathMap(paths)
         # One per datastore: threads that a dead NFS server holds must not delay the others, and
         # refreshing again and again must not collect more of them.

@@ -11,6 +11,7 @@ import structlog
 
 from nebfs.datastores.driver import DatastoreDriver, DriverFactory
 from nebfs.datastores.unsupported import UnsupportedDatastore
+from nebfs.fetcher.messages import Call
 
 log = structlog.get_logger()
 
@@ -34,9 +35,14 @@ class DatastoreDrivers:
     """The drivers of one mount, each built once: they hold the limits on threads."""
 
     def __init__(
-        self, *, paths: Mapping[str, str] | None = None, drivers: Mapping[str, Entry] = DRIVERS
+        self,
+        *,
+        paths: Mapping[str, str] | None = None,
+        call: Call | None = None,
+        drivers: Mapping[str, Entry] = DRIVERS,
     ) -> None:
         self._paths = dict(paths or {})
+        self._call = call
         self._drivers = drivers
         self._built: dict[str, DatastoreDriver] = {}
 
@@ -57,4 +63,4 @@ class DatastoreDrivers:
             )
             remedy = f"; {entry.install}" if entry.install else ""
             return UnsupportedDatastore(name, f"the library {exc.name!r} is not installed{remedy}")
-        return factory(paths=self._paths)
+        return factory(paths=self._paths, call=self._call)

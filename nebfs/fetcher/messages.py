@@ -5,13 +5,22 @@ They cross a process border as JSON (see wire.py), so they hold only text, numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from nebfs.model import Filled, Locator, Revision
 
-__all__ = ["CallAnswer", "CallRequest", "Early", "FetchRequest", "Fetcher", "Filled", "Progress"]
+__all__ = [
+    "Call",
+    "CallAnswer",
+    "CallRequest",
+    "Early",
+    "FetchRequest",
+    "Fetcher",
+    "Filled",
+    "Progress",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +49,9 @@ class CallRequest:
     """A plain HTTP request of the control plane: XML-RPC, an appliance list; follows redirects.
 
     `timeout` is in seconds over everything. An answer of more than `max_body` bytes is BadAnswer.
-    `transport` says who asks: one other than ``http`` knows what the place wants to be shown.
+    `transport` says who asks: one other than ``http`` knows what the place wants to be shown. To
+    one that does not speak HTTP, `method` is LOOK, `url` a place in its own words, and `body` JSON:
+    what to look at. The answer is status 200 and JSON, or the failure is raised.
     """
 
     method: str
@@ -69,6 +80,10 @@ Progress = Callable[[Sequence[Filled]], None]
 
 Early = Callable[[int, bytes], None]
 """Takes the offset and the bytes of what is `wanted`; it may never be called, or twice."""
+
+
+Call = Callable[[CallRequest], Awaitable[CallAnswer]]
+"""Sends one request of the control plane (``Fetcher.call``)."""
 
 
 class Fetcher(Protocol):

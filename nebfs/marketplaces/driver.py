@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from nebfs.fetcher.messages import CallAnswer, CallRequest
+from nebfs.fetcher.messages import Call
 from nebfs.model import App, Content, Marketplace, Offer
-
-Call = Callable[[CallRequest], Awaitable[CallAnswer]]
-"""Sends one request of the control plane (``Fetcher.call``)."""
 
 
 class MarketplaceDriver(Protocol):
