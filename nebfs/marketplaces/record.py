@@ -26,7 +26,7 @@ HTTP = frozenset({"http", "https"})
 
 _TYPE = re.compile(r'^\s*TYPE\s*=\s*"?\s*(\w+)', re.IGNORECASE | re.MULTILINE)
 _HEX = re.compile(r"[0-9a-f]+")
-_DIGITS = {"md5": 32, "sha256": 64}
+_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
 _TEMPLATES = frozenset({AppType.VMTEMPLATE, AppType.SERVICE_TEMPLATE})
 
 

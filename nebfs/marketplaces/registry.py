@@ -27,7 +27,9 @@ class Entry:
 # Alphabetical. Imported when first used, so that nobody pays for a library that he does not need.
 DRIVERS: Mapping[str, Entry] = {
     "http": Entry("nebfs.marketplaces.http", "HttpMarketplace"),
+    "linuxcontainers": Entry("nebfs.marketplaces.linuxcontainers", "LinuxContainersMarketplace"),
     "one": Entry("nebfs.marketplaces.one", "OneMarketplace"),
+    "turnkeylinux": Entry("nebfs.marketplaces.turnkeylinux", "TurnkeyLinuxMarketplace"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -42,11 +43,45 @@ class Case:
         return {"http", "https"} if self.scheme == "http" else {self.scheme}
 
 
+def fixture_pages(directory: str, *ends: str) -> dict[str, bytes]:
+    """Return the sample pages in a directory of the fixtures by the ends of their addresses."""
+    root = Path(__file__).parents[1] / "fixtures" / "marketplaces" / directory
+    return {
+        end: (root / (end.strip("/") + ".html" * end.endswith("/"))).read_bytes() for end in ends
+    }
+
+
 CASES = {
     "http": Case("http://files.example.org/4b9b843724981d696bd8eb3bcf73900b"),
+    "linuxcontainers": Case(
+        "lxd://http://market.example.org/images/alpine/3.22/amd64/default/20261121_13:00"
+        "/rootfs.tar.xz?size=2048&filesystem=ext4&format=raw",
+        listed=(
+            *("alpine_3.22", "alpine_3.22 (cloud)"),
+            *("debian_bookworm", "debian_bookworm (aarch64)", "gentoo_current"),
+        ),
+        pages=fixture_pages("linuxcontainers", "streams/v1/index.json", "streams/v1/images.json"),
+        address="http://market.example.org/images/alpine/3.22/amd64/default/20261121_13%3A00"
+        "/rootfs.tar.xz",
+        label="rootfs",
+        format="tar",
+        version="20261121_13:00",
+        md5=False,
+    ),
     "one": Case("http://market.example.org/appliance/app1/download/0", listed=("app 1",)),
+    "turnkeylinux": Case(
+        "lxd://http://market.example.org//turnkeylinux/images/proxmox/"
+        "/debian-11-turnkey-demo_17.1-1_amd64.tar.gz?size=5120&filesystem=ext4&format=raw",
+        listed=("demo (Debian 11)",),
+        pages=fixture_pages("turnkeylinux", "/proxmox/"),
+        address="http://market.example.org/turnkeylinux/images/proxmox"
+        "/debian-11-turnkey-demo_17.1-1_amd64.tar.gz",
+        format="tar",
+        version="17.1-1",
+        md5=False,
+    ),
 }
-UNKNOWN = ("", "docker_registry", "dockerhub", "linuxcontainers", "s3", "turnkeylinux", "no such")
+UNKNOWN = ("", "docker_registry", "dockerhub", "s3", "no such")
 
 
 def test_every_registered_driver_is_tested_here():

@@ -1,0 +1,52 @@
+"""The documents that public marketplaces consist of: where they are, and what an answer means."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from nebfs.errors import BadAnswer, Missing, Refused, Unreachable, Unsupported
+from nebfs.fetcher.messages import CallAnswer, CallRequest
+from nebfs.marketplaces.driver import Call
+from nebfs.model import Marketplace, without_credentials
+
+
+def endpoint_of(marketplace: Marketplace, default: str) -> str:
+    """Return ENDPOINT, or `default` without one, with a slash at its end. Raises Unsupported."""
+    endpoint = marketplace.template.get("ENDPOINT").strip() or default
+    try:
+        parts = urlsplit(endpoint)
+        usable = parts.scheme.lower() in {"http", "https"} and bool(parts.hostname)
+        usable = usable and not parts.query and not parts.fragment and parts.port != 0
+    except ValueError:  # such as a broken IPv6 address or a port that is no number
+        usable = False
+    if not usable or not endpoint.isprintable() or " " in endpoint:
+        raise Unsupported("the marketplace's ENDPOINT is not an HTTP address", id=marketplace.id)
+    return endpoint.rstrip("/") + "/"
+
+
+async def document(call: Call, url: str, *, accept: str, max_body: int) -> bytes:
+    """Return the document at `url`, of at most `max_body` bytes.
+
+    Raises Missing, Refused, Unreachable or BadAnswer for every status but 200.
+    """
+    headers = (("Accept", accept),)
+    answer = await call(CallRequest("GET", url, headers, max_body=max_body))
+    _judge(answer, without_credentials(url))
+    return answer.body
+
+
+def _judge(answer: CallAnswer, shown: str) -> None:
+    status = answer.status
+    if status == 200:
+        return
+    if status in {401, 403}:
+        raise Refused("the marketplace refuses access", url=shown, status=status)
+    if status in {404, 410}:
+        raise Missing("the marketplace does not have it", url=shown, status=status)
+    if status in {408, 429} or status >= 500:
+        after = answer.header("Retry-After")
+        wait = float(after) if after.isascii() and after.isdigit() and len(after) < 9 else None
+        raise Unreachable(
+            "the marketplace cannot answer now", retry_after=wait, url=shown, status=status
+        )
+    raise BadAnswer("the marketplace gave an unexpected answer", url=shown, status=status)
