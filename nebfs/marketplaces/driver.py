@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 from nebfs.fetcher.messages import Call
 from nebfs.model import App, Content, Marketplace, Offer
 
+__all__ = ["Call", "DeferringDriver", "DriverFactory", "MarketplaceDriver"]
+
 
 class MarketplaceDriver(Protocol):
     """One kind of marketplace (MARKET_MAD). Built with plain values by a DriverFactory."""
