@@ -26,6 +26,8 @@ class Entry:
 
 # Alphabetical. Imported when first used, so that nobody pays for a library that he does not need.
 DRIVERS: Mapping[str, Entry] = {
+    "docker_registry": Entry("nebfs.marketplaces.docker_registry", "DockerRegistryMarketplace"),
+    "dockerhub": Entry("nebfs.marketplaces.dockerhub", "DockerHubMarketplace"),
     "http": Entry("nebfs.marketplaces.http", "HttpMarketplace"),
     "linuxcontainers": Entry("nebfs.marketplaces.linuxcontainers", "LinuxContainersMarketplace"),
     "one": Entry("nebfs.marketplaces.one", "OneMarketplace"),

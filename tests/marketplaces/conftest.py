@@ -39,7 +39,10 @@ def make_app(number: int = 1, **changes: object) -> App:
 
 def make_marketplace(endpoint: str = ENDPOINT, driver: str = "one") -> Marketplace:
     return Marketplace(
-        0, "Public", driver=driver, template=Template((("ENDPOINT", endpoint + "/"),))
+        0,
+        "Public",
+        driver=driver,
+        template=Template((("BASE_URL", endpoint), ("ENDPOINT", endpoint + "/"))),
     )
 
 

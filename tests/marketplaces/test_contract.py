@@ -51,7 +51,32 @@ def fixture_pages(directory: str, *ends: str) -> dict[str, bytes]:
     }
 
 
+MANIFEST = b'{"schemaVersion": 2, "layers": []}'
+IMAGE = "sha256:398978c14b2f065541bf5c6130ec60d229636193b0779712e008b80b26db4813"
+
 CASES = {
+    "docker_registry": Case(
+        "docker://market.example.org/tiny?size=2048&filesystem=ext4&format=raw",
+        listed=("tiny",),
+        pages={"/manifests/latest": MANIFEST, "/_catalog": b'{"repositories": ["tiny"]}'},
+        transport="oci",
+        address=f"http://market.example.org/v2/tiny/manifests/{IMAGE}",
+        label="manifest",
+        format="json",
+        version=IMAGE,
+        md5=False,
+    ),
+    "dockerhub": Case(
+        "docker://tiny?size=2048&filesystem=ext4&format=raw",
+        listed=("tiny",),
+        pages={"/manifests/latest": MANIFEST, "=100": b'{"results": [{"name": "tiny"}]}'},
+        transport="oci",
+        address=f"http://market.example.org/v2/library/tiny/manifests/{IMAGE}",
+        label="manifest",
+        format="json",
+        version=IMAGE,
+        md5=False,
+    ),
     "http": Case("http://files.example.org/4b9b843724981d696bd8eb3bcf73900b"),
     "linuxcontainers": Case(
         "lxd://http://market.example.org/images/alpine/3.22/amd64/default/20261121_13:00"
@@ -81,7 +106,7 @@ CASES = {
         md5=False,
     ),
 }
-UNKNOWN = ("", "docker_registry", "dockerhub", "s3", "no such")
+UNKNOWN = ("", "s3", "no such")
 
 
 def test_every_registered_driver_is_tested_here():

@@ -68,6 +68,7 @@ class Entry:
 
 TRANSPORTS: dict[str, Entry] = {
     "http": Entry("nebfs.fetcher.transports.http", "Http"),
+    "oci": Entry("nebfs.fetcher.transports.oci", "make_oci"),
 }
 """Alphabetical. ``http`` covers https."""
 
