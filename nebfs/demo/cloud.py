@@ -46,6 +46,8 @@ class Cloud:
     """By appliance id, in the order of the catalogue."""
     published: dict[str, Path] = field(default_factory=dict)
     """URL path on the file server (decoded, with its first slash) to the file behind it."""
+    objects: dict[str, Path] = field(default_factory=dict)
+    """``/BUCKET/KEY`` in the object store (decoded) to the file behind it."""
     origins: dict[str, str] = field(default_factory=dict)
     """``front_end``, ``appliances`` and ``files``: the running servers' URLs."""
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)

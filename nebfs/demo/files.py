@@ -76,6 +76,7 @@ class FileServer:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
+        self.published = cloud.published
         self.requests: deque[Seen] = deque(maxlen=_LOG_LENGTH)
         self._switches: dict[str, Switches] = {}
         self._statistics: dict[str, PathStatistics] = {}
@@ -84,7 +85,7 @@ class FileServer:
 
     def listener(self) -> Listener:
         """Return a server, not yet started, that sends these files."""
-        return Listener(functools.partial(_FileHandler, files=self))
+        return Listener(functools.partial(FileHandler, files=self))
 
     def switches(self, path: str) -> Switches:
         """Return the switches of `path`, to be changed at any time."""
@@ -93,7 +94,8 @@ class FileServer:
 
     def replace(self, path: str, file: Path) -> None:
         """Serve another version under `path`; transfers that run go on with the old one."""
-        self.cloud.publish(path, file)
+        with self.cloud.lock:
+            self.published[path] = file
 
     def release(self) -> None:
         """Let every stalled transfer go on, and none stall any more."""
@@ -147,7 +149,9 @@ class _Part:
     length: int
 
 
-class _FileHandler(Handler):
+class FileHandler(Handler):
+    """One connection to the file server, or to a store of files with rules of its own."""
+
     server_version = "nebfs-demonstration"
 
     def __init__(self, *args: object, files: FileServer) -> None:
@@ -155,9 +159,10 @@ class _FileHandler(Handler):
         super().__init__(*args)  # type: ignore[arg-type] # socketserver's own three
 
     def answer(self) -> None:
+        """Send a file, or what is to be said instead."""
         path = unquote(self.path.partition("?")[0])
         with self._files.cloud.lock:
-            file = self._files.cloud.published.get(path)
+            file = self._files.published.get(path)
         switches = self._files.switches(path)
         if self._files.failing(path):
             headers = {}
@@ -187,7 +192,7 @@ class _FileHandler(Handler):
         if wanted is not None and wanted != "*" and etag not in _listed(wanted):
             return self._refuse(path, HTTPStatus.PRECONDITION_FAILED)
         if etag and etag in _listed(self.headers.get("If-None-Match", "")):
-            return self._head(path, HTTPStatus.NOT_MODIFIED, validators)
+            return self.head(path, HTTPStatus.NOT_MODIFIED, validators)
         part = self._part(status.st_size, validators, switches)
         total = status.st_size + switches.longer
         if switches.ranges:
@@ -201,7 +206,7 @@ class _FileHandler(Handler):
         else:
             length += switches.longer
         validators["Content-Type"] = "application/octet-stream"
-        self._head(path, part.status, {**validators, "Content-Length": str(length)})
+        self.head(path, part.status, {**validators, "Content-Length": str(length)})
         if self.command != "HEAD":
             self._send(path, stream.fileno(), part, switches)
             if length > part.length:
@@ -276,7 +281,8 @@ class _FileHandler(Handler):
             if not room.poll(1000 * (self.timeout or 0)):
                 raise TimeoutError("the client reads no more")
 
-    def _head(self, path: str, status: int, headers: dict[str, str]) -> None:
+    def head(self, path: str, status: int, headers: dict[str, str]) -> None:
+        """Count the request and send the beginning of its answer."""
         self._files.answered(
             Seen(
                 self.command,
@@ -292,7 +298,7 @@ class _FileHandler(Handler):
         self.end_headers()
 
     def _refuse(self, path: str, status: int, headers: dict[str, str] | None = None) -> None:
-        self._head(path, status, {**(headers or {}), "Content-Length": "0"})
+        self.head(path, status, {**(headers or {}), "Content-Length": "0"})
 
 
 def _listed(header: str) -> list[str]:

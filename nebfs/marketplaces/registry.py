@@ -31,6 +31,7 @@ DRIVERS: Mapping[str, Entry] = {
     "http": Entry("nebfs.marketplaces.http", "HttpMarketplace"),
     "linuxcontainers": Entry("nebfs.marketplaces.linuxcontainers", "LinuxContainersMarketplace"),
     "one": Entry("nebfs.marketplaces.one", "OneMarketplace"),
+    "s3": Entry("nebfs.marketplaces.s3", "S3Marketplace"),
     "turnkeylinux": Entry("nebfs.marketplaces.turnkeylinux", "TurnkeyLinuxMarketplace"),
 }
 

@@ -94,6 +94,11 @@ CASES = {
         md5=False,
     ),
     "one": Case("http://market.example.org/appliance/app1/download/0", listed=("app 1",)),
+    "s3": Case(
+        "s3://images/marketapp-1",
+        transport="s3",
+        address="http://market.example.org/images/marketapp-1",
+    ),
     "turnkeylinux": Case(
         "lxd://http://market.example.org//turnkeylinux/images/proxmox/"
         "/debian-11-turnkey-demo_17.1-1_amd64.tar.gz?size=5120&filesystem=ext4&format=raw",
@@ -106,7 +111,7 @@ CASES = {
         md5=False,
     ),
 }
-UNKNOWN = ("", "s3", "no such")
+UNKNOWN = ("", "no such")
 
 
 def test_every_registered_driver_is_tested_here():

@@ -1,0 +1,5 @@
+"""Servers that the tests of several rooms use, each started once in a run."""
+
+from tests.fetcher.radosgw import radosgw
+
+__all__ = ["radosgw"]
