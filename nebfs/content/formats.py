@@ -9,6 +9,7 @@ from the formats' own specifications: QEMU's docs/interop/qcow2.txt, RFC 1952 (g
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 HEAD = 1024
@@ -66,6 +67,7 @@ def sniff(head: bytes, claim: str = "", media: str = "") -> Format:
     return Format(inside if inside in _UNSIGNED else "raw")
 
 
+@functools.lru_cache(maxsize=256)
 def claimed(name: str, media: str = "") -> Format:
     """Return the format that was claimed, for bytes that were not looked at."""
     inside = _CLAIMS.get(name.lower(), name.lower())

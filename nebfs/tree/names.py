@@ -31,6 +31,8 @@ def encode(name: str) -> str:
     """Return `name` as one safe path component, of any length."""
     if name in {"", ".", ".."}:
         return name.replace(".", "%2E") or "unnamed"
+    if name.isascii() and name.isprintable() and "/" not in name and "%" not in name:
+        return name  # nearly all are of this kind, and a datastore holds thousands
     if not any(map(_unsafe, name)):
         return name
     return "".join(
