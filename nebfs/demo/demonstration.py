@@ -15,6 +15,7 @@ from pathlib import Path
 from nebfs.demo.catalogue import PUBLIC, add_public_apps, attributes, base64_text
 from nebfs.demo.cloud import Cloud
 from nebfs.demo.images import EPOCH, DemonstrationImages, MadeImage, make_images
+from nebfs.demo.objects import add_objects
 from nebfs.demo.records import (
     PRIVATE,
     SHARED,
@@ -54,6 +55,7 @@ def demonstration_cloud(root: Path) -> Cloud:
     add_public_apps(cloud, images)
     _add_container_apps(cloud)
     _add_private_apps(cloud, images)
+    add_objects(cloud, images)
     _add_images(cloud, images)
     return cloud
 

@@ -1,4 +1,4 @@
-"""The three servers of the demonstration, started together on loopback and stopped together.
+"""The servers of the demonstration, started together on loopback and stopped together.
 
 with serve(cloud) as servers:
     servers.frontend_url, servers.appliance_url, servers.files_url
@@ -14,16 +14,20 @@ from nebfs.demo.cloud import Cloud
 from nebfs.demo.files import FileServer
 from nebfs.demo.frontend import FrontEnd
 from nebfs.demo.listening import Listener
+from nebfs.demo.s3 import ObjectStore
 
 
 class DemonstrationServers:
-    """Front-end, appliance service and file server of one Cloud, on ports that the kernel chose."""
+    """Front-end, appliance service, file server and object store of one Cloud, on ports that the
+    kernel chose.
+    """
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
         self.front_end = FrontEnd(cloud)
         self.appliances = ApplianceService(cloud)
         self.files = FileServer(cloud)
+        self.objects = ObjectStore(cloud)
         self._listeners: dict[str, Listener] = {}
 
     @property
@@ -41,16 +45,21 @@ class DemonstrationServers:
         """The address of the file server, without a slash at its end."""
         return self._listeners["files"].url
 
+    @property
+    def objects_url(self) -> str:
+        """The address of the object store, without a slash at its end."""
+        return self._listeners["objects"].url
+
     def bytes_sent(self) -> int:
-        """Return how many bytes of files were sent until now."""
-        return self.files.bytes_sent()
+        """Return how many bytes of files and objects were sent until now."""
+        return self.files.bytes_sent() + self.objects.bytes_sent()
 
     def failures(self) -> list[BaseException]:
         """Return what went wrong inside the servers themselves; nothing should."""
         return [failure for one in self._listeners.values() for failure in one.failures]
 
     def break_connections(self) -> None:
-        """Cut every open connection to any of the three."""
+        """Cut every open connection to any of them."""
         for listener in self._listeners.values():
             listener.break_connections()
 
@@ -59,6 +68,7 @@ class DemonstrationServers:
             "front_end": self.front_end.listener(),
             "appliances": self.appliances.listener(),
             "files": self.files.listener(),
+            "objects": self.objects.listener(),
         }
         with self.cloud.lock:
             self.cloud.origins = {name: one.url for name, one in self._listeners.items()}
@@ -73,6 +83,7 @@ class DemonstrationServers:
         trace: TracebackType | None,
     ) -> None:
         self.files.release()
+        self.objects.release()
         for listener in self._listeners.values():
             listener.close()
 

@@ -1,13 +1,13 @@
-"""The transport `s3`: against a store that checks signatures, and against Ceph's radosgw."""
+"""The transport `s3`, against a store that checks signatures and against scripted ones."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import socket
 import ssl
 import subprocess
 import time
+from urllib.parse import quote
 
 import pytest
 from botocore import auth
@@ -17,29 +17,18 @@ from nebfs.demo.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, ObjectStore, StoreKe
 from nebfs.errors import Changed, Missing, NebfsError, Refused, Unreachable
 from nebfs.fetcher.messages import CallRequest
 from nebfs.fetcher.settings import FetcherSettings
-from nebfs.fetcher.transports.s3 import S3
-from nebfs.model import Locator
+from tests.fetcher.s3_asking import (
+    QUICK,
+    Listener,
+    bring,
+    locator,
+    no_keys_of_this_machine,
+    run,
+)
 
-QUICK = FetcherSettings(connect_timeout=10, stall_timeout=10, trust_env=False)
+__all__ = ["no_keys_of_this_machine"]
+
 KEYS = {"access-key-id": ACCESS_KEY_ID, "secret-access-key": SECRET_ACCESS_KEY}
-
-
-class Listener:
-    def __init__(self, target):
-        self.found = target.found.append
-        self.filled = target.progress
-
-    def early(self, offset, data):
-        pass
-
-
-@pytest.fixture(autouse=True)
-def no_keys_of_this_machine(monkeypatch, tmp_path):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
 
 
 @pytest.fixture
@@ -84,33 +73,8 @@ def store(tmp_path, content):
     assert listener.failures == []
 
 
-def locator(url, key="marketapp-1", bucket="images", **options):
-    base = f"{url}/{bucket}/"
-    said = {"base": base, "bucket": bucket, "region": "us-east-1"}
-    named = {name.replace("_", "-"): text for name, text in options.items()}
-    return Locator("s3", base + key, tuple({**said, **named}.items()))
-
-
 def with_keys(url, key="marketapp-1", bucket="images", **options):
     return locator(url, key, bucket, **{k.replace("-", "_"): v for k, v in KEYS.items()}, **options)
-
-
-def run(settings, use):
-    async def main():
-        transport = S3(settings)
-        try:
-            return await use(transport)
-        finally:
-            await transport.aclose()
-
-    return asyncio.run(main())
-
-
-def bring(target, where, *ranges, settings=QUICK, expected=None):
-    """Fetch slots; return the revision."""
-    request = target.request("", *(ranges or ((0, 10),)), expected=expected)
-    request = dataclasses.replace(request, locator=where)
-    return run(settings, lambda s3: s3.fetch(request, target.fd, Listener(target)))
 
 
 def statuses(store):
@@ -224,8 +188,6 @@ def test_requests_that_are_refused_together_ask_for_the_reason_once(store, make_
 @pytest.mark.parametrize("key", ["a/b c+d", "100%25?x=1&y#z", "ünï~-_.", "a//b", "a:b@c"])
 @pytest.mark.parametrize("version", ["v4", "v2"])
 def test_a_key_of_any_characters(store, target, key, version):
-    from urllib.parse import quote
-
     store.versions = {version}
     store.cloud.objects[f"/images/{key}"] = store.cloud.objects["/images/marketapp-1"]
     bring(target, with_keys(store.url, quote(key, safe="/-_.~")))
@@ -505,131 +467,3 @@ def test_an_own_authority_is_named_by_the_bucket(serve, origin, target, credenti
         bring(target, with_keys(url))
     bring(target, with_keys(url), settings=credentials('["s3://images"]\nca-file = "ca.pem"'))
     target.check()
-
-
-# --- Ceph's radosgw -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def rgw(radosgw):
-    return radosgw
-
-
-def at(rgw, key, url="", **options):
-    owner = rgw.owner
-    keys = {"access_key_id": owner.access_key_id, "secret_access_key": owner.secret_access_key}
-    return locator(url or rgw.url, key, **{**keys, **options})
-
-
-@pytest.fixture
-def recorded(rgw, monkeypatch):
-    """Which kinds of signature were shown to whom."""
-    shown = []
-    for name in ("S3SigV4Auth", "HmacV1Auth"):
-        kind = getattr(auth, name)
-        really = kind.add_auth
-        monkeypatch.setattr(
-            kind, "add_auth", lambda self, r, n=name, f=really: (shown.append(n), f(self, r))[1]
-        )
-    return shown
-
-
-@pytest.mark.parametrize("key", ["plain", "with/a folder+100%~ü"])
-def test_radosgw_whole(rgw, target, recorded, key):
-    from urllib.parse import quote
-
-    rgw.put(key, target.content)
-    recorded.clear()
-    revision = bring(target, at(rgw, quote(key, safe="/-_.~")))
-    assert (revision.size, revision.ranges) == (len(target.content), True)
-    assert recorded == ["S3SigV4Auth"]
-    target.check()
-
-
-def test_radosgw_version_2(rgw, target, monkeypatch):
-    """A store that understands only version 2 is this one, to whom version 4 is shown damaged."""
-    rgw.put("v2", target.content)
-    really = auth.S3SigV4Auth._inject_signature_to_request
-    monkeypatch.setattr(
-        auth.S3SigV4Auth,
-        "_inject_signature_to_request",
-        lambda self, request, signature: really(self, request, "0" * 64),
-    )
-    for _ in range(2):
-        bring(target, at(rgw, "v2"))
-        target.check()
-        target.reports.clear()
-    with pytest.raises(Refused, match="secret access key is wrong"):
-        bring(target, at(rgw, "v2", signature="v4"))
-
-
-def test_radosgw_an_object_in_parts_and_a_range_in_its_middle(rgw, make_target):
-    import random
-
-    content = random.Random(1).randbytes(12 << 20)
-    etag = rgw.put_in_parts("parts", content)
-    assert etag.endswith('-3"')  # which is no MD5
-    part = make_target(content, 128 << 10)
-    revision = bring(part, at(rgw, "parts"), (40, 41))
-    assert revision.etag == etag
-    assert part.slots == {40}
-    whole = make_target(content, 128 << 10)
-    bring(whole, at(rgw, "parts"), (0, 96), expected=revision)
-    assert whole.path.read_bytes() == content
-
-
-def test_radosgw_a_bucket_as_a_host(rgw, target, monkeypatch):
-    rgw.put("host", target.content)
-    really = socket.getaddrinfo
-
-    def getaddrinfo(host, *rest, **more):
-        here = "127.0.0.1" if host == "images.store.test" else host
-        return really(here, *rest, **more)
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    base = f"http://images.store.test:{rgw.port}/"
-    bring(target, dataclasses.replace(at(rgw, "host", base=base), address=base + "host"))
-    target.check()
-
-
-def test_radosgw_public(rgw, target):
-    rgw.put("public", target.content, public=True)
-    bring(target, locator(rgw.url, "public"))
-    target.check()
-    rgw.put("private", target.content)
-    with pytest.raises(Refused, match="wants keys"):
-        bring(target, locator(rgw.url, "private"))
-
-
-@pytest.mark.parametrize(
-    ("changes", "key", "kind", "words"),
-    [
-        ({"secret_access_key": "canary"}, "k", Refused, "secret access key is wrong"),
-        ({"access_key_id": "canary"}, "k", Refused, "does not know the access key"),
-        ({}, "gone", Missing, "no such object"),
-        ({"bucket": "gone"}, "k", Missing, "no such bucket"),
-    ],
-)
-def test_radosgw_says_what_is_wrong(rgw, target, changes, key, kind, words):
-    rgw.put("k", target.content)
-    with pytest.raises(kind, match=words) as caught:
-        bring(target, at(rgw, key, **changes))
-    assert "canary" not in str(caught.value)
-
-
-def test_radosgw_keys_of_somebody_else(rgw, target):
-    rgw.put("k", target.content)
-    other = rgw.user("other")
-    keys = {"access_key_id": other.access_key_id, "secret_access_key": other.secret_access_key}
-    with pytest.raises(Refused, match="may not read the object"):
-        bring(target, at(rgw, "k", **keys))
-
-
-def test_radosgw_clocks_that_differ(rgw, target, monkeypatch):
-    rgw.put("k", target.content)
-    really = auth.get_current_datetime
-    from datetime import timedelta
-
-    monkeypatch.setattr(auth, "get_current_datetime", lambda: really() - timedelta(hours=1))
-    with pytest.raises(Refused, match="clock"):
-        bring(target, at(rgw, "k"))
