@@ -15,7 +15,6 @@ from pathlib import Path
 from nebfs.demo.catalogue import PUBLIC, add_public_apps, attributes, base64_text
 from nebfs.demo.cloud import Cloud
 from nebfs.demo.images import EPOCH, DemonstrationImages, MadeImage, make_images
-from nebfs.demo.objects import add_objects
 from nebfs.demo.records import (
     PRIVATE,
     SHARED,
@@ -27,6 +26,7 @@ from nebfs.demo.records import (
     UserRecord,
     ZoneRecord,
 )
+from nebfs.demo.registry_images import add_registries
 from nebfs.model import (
     AppState,
     DatastoreType,
@@ -55,7 +55,7 @@ def demonstration_cloud(root: Path) -> Cloud:
     add_public_apps(cloud, images)
     _add_container_apps(cloud)
     _add_private_apps(cloud, images)
-    add_objects(cloud, images)
+    add_registries(cloud, root / "registry")
     _add_images(cloud, images)
     return cloud
 

@@ -14,12 +14,12 @@ from nebfs.demo.cloud import Cloud
 from nebfs.demo.files import FileServer
 from nebfs.demo.frontend import FrontEnd
 from nebfs.demo.listening import Listener
-from nebfs.demo.s3 import ObjectStore
+from nebfs.demo.registry import ContainerRegistry
 
 
 class DemonstrationServers:
-    """Front-end, appliance service, file server and object store of one Cloud, on ports that the
-    kernel chose.
+    """Front-end, appliance service, file server and container registry of one Cloud, on ports that
+    the kernel chose.
     """
 
     def __init__(self, cloud: Cloud) -> None:
@@ -27,7 +27,7 @@ class DemonstrationServers:
         self.front_end = FrontEnd(cloud)
         self.appliances = ApplianceService(cloud)
         self.files = FileServer(cloud)
-        self.objects = ObjectStore(cloud)
+        self.registry = ContainerRegistry(cloud)
         self._listeners: dict[str, Listener] = {}
 
     @property
@@ -46,13 +46,13 @@ class DemonstrationServers:
         return self._listeners["files"].url
 
     @property
-    def objects_url(self) -> str:
-        """The address of the object store, without a slash at its end."""
-        return self._listeners["objects"].url
+    def registry_url(self) -> str:
+        """The address of the container registry, without a slash at its end."""
+        return self._listeners["registry"].url
 
     def bytes_sent(self) -> int:
-        """Return how many bytes of files and objects were sent until now."""
-        return self.files.bytes_sent() + self.objects.bytes_sent()
+        """Return how many bytes of files were sent until now."""
+        return self.files.bytes_sent()
 
     def failures(self) -> list[BaseException]:
         """Return what went wrong inside the servers themselves; nothing should."""
@@ -68,10 +68,12 @@ class DemonstrationServers:
             "front_end": self.front_end.listener(),
             "appliances": self.appliances.listener(),
             "files": self.files.listener(),
-            "objects": self.objects.listener(),
+            "registry": self.registry.listener(),
         }
         with self.cloud.lock:
             self.cloud.origins = {name: one.url for name, one in self._listeners.items()}
+            # In the name of an image a registry is without its scheme.
+            self.cloud.origins["registry_host"] = self.registry_url.partition("://")[2]
         for listener in self._listeners.values():
             listener.start()
         return self
@@ -83,7 +85,6 @@ class DemonstrationServers:
         trace: TracebackType | None,
     ) -> None:
         self.files.release()
-        self.objects.release()
         for listener in self._listeners.values():
             listener.close()
 

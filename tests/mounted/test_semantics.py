@@ -31,6 +31,8 @@ def entries(path):
 def test_the_tree_is_what_the_design_says(mount):
     assert entries(mount.path) == ["datastores", "marketplaces"]
     assert entries(mount.path / "marketplaces") == [
+        "Container Registry",
+        "Docker Hub",
         "Linux Containers",
         "OpenNebula Public",
         "Private HTTP",
