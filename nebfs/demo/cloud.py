@@ -49,8 +49,8 @@ class Cloud:
     objects: dict[str, Path] = field(default_factory=dict)
     """``/BUCKET/KEY`` in the object store (decoded) to the file behind it."""
     origins: dict[str, str] = field(default_factory=dict)
-    """``front_end``, ``appliances``, ``files``, ``registry``: the running servers' URLs;
-    ``registry_host`` is the last one's without a scheme."""
+    """``front_end``, ``appliances``, ``files``, ``objects``, ``registry``: the running servers'
+    URLs; ``registry_host`` is the last one's without a scheme."""
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def resolve(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""The cloud that `nebfs demo` shows: three marketplaces, four datastores, hostile names included.
+"""The cloud that `nebfs demo` shows: every kind of marketplace, four datastores, hostile names.
 
 Everything a mount must cope with is there once: an app of several files, apps that are templates,
 objects that are LOCKED or in ERROR, two objects of one name, a driver that nebfs does not support,
@@ -14,10 +14,11 @@ from pathlib import Path
 
 from nebfs.demo.catalogue import PUBLIC, add_public_apps, attributes, base64_text
 from nebfs.demo.cloud import Cloud
+from nebfs.demo.containers import add_containers
 from nebfs.demo.images import EPOCH, DemonstrationImages, MadeImage, make_images
+from nebfs.demo.objects import add_objects
 from nebfs.demo.records import (
     PRIVATE,
-    SHARED,
     AppRecord,
     DatastoreRecord,
     ImageRecord,
@@ -35,7 +36,7 @@ from nebfs.model import (
     Permissions,
 )
 
-CONTAINERS, PRIVATE_HTTP = 1, 100
+PRIVATE_HTTP = 100
 """Marketplaces: 0 (PUBLIC) and 1 are a fresh cloud's own, an administrator's begin at 100."""
 SYSTEM, DEFAULT, FILES, CEPH = 0, 1, 2, 100
 """The datastores' ids."""
@@ -53,8 +54,9 @@ def demonstration_cloud(root: Path) -> Cloud:
     _add_marketplaces(cloud, root)
     _add_datastores(cloud, root)
     add_public_apps(cloud, images)
-    _add_container_apps(cloud)
+    add_containers(cloud, root / "containers", images.qcow2)
     _add_private_apps(cloud, images)
+    add_objects(cloud, images)
     add_registries(cloud, root / "registry")
     _add_images(cloud, images)
     return cloud
@@ -87,13 +89,6 @@ def _add_marketplaces(cloud: Cloud, root: Path) -> None:
                 ENDPOINT="{appliances}/",
                 MARKET_MAD="one",
             ),
-        ),
-        MarketplaceRecord(
-            CONTAINERS,
-            "Linux Containers",
-            permissions=everybody,
-            driver="linuxcontainers",
-            template=attributes(ENDPOINT="{files}/", MARKET_MAD="linuxcontainers"),
         ),
         MarketplaceRecord(
             PRIVATE_HTTP,
@@ -146,42 +141,7 @@ def _add_datastores(cloud: Cloud, root: Path) -> None:
         )
 
 
-# --- the other two marketplaces ------------------------------------------------------------------
-
-
-def _add_container_apps(cloud: Cloud) -> None:
-    for number, name, path in (
-        (40, "alpine_3.20", "images/alpine/3.20/amd64/default/20260101_13:00/rootfs.tar.xz"),
-        (
-            41,
-            "debian_bookworm",
-            "images/debian/bookworm/amd64/default/20260101_05:24/rootfs.tar.xz",
-        ),
-    ):
-        cloud.add_app(
-            AppRecord(
-                number,
-                name,
-                permissions=SHARED,
-                marketplace_id=CONTAINERS,
-                regtime=EPOCH,
-                source=f"lxd://{{files}}/{path}?size=2048&filesystem=ext4&format=raw",
-                md5=hashlib.md5(path.encode(), usedforsecurity=False).hexdigest(),
-                size_mb=2048,
-                format="raw",
-                version="1.0",
-                description="Downloaded from {files}/",
-                app_template64=base64_text('DRIVER="raw"\n'),
-                template=attributes(
-                    APPTEMPLATE64=base64_text('DRIVER="raw"\n'),
-                    ARCHITECTURE="x86_64",
-                    HYPERVISOR="lxc",
-                    IMPORT_ID="-1",
-                    LINK=f"{{files}}/{path}",
-                    VERSION="1.0",
-                ),
-            )
-        )
+# --- the private marketplace ---------------------------------------------------------------------
 
 
 def _give_to_alice(record: Record) -> None:

@@ -15,11 +15,12 @@ from nebfs.demo.files import FileServer
 from nebfs.demo.frontend import FrontEnd
 from nebfs.demo.listening import Listener
 from nebfs.demo.registry import ContainerRegistry
+from nebfs.demo.s3 import ObjectStore
 
 
 class DemonstrationServers:
-    """Front-end, appliance service, file server and container registry of one Cloud, on ports that
-    the kernel chose.
+    """Front-end, appliance service, file server, object store and container registry of one Cloud,
+    on ports that the kernel chose.
     """
 
     def __init__(self, cloud: Cloud) -> None:
@@ -27,6 +28,7 @@ class DemonstrationServers:
         self.front_end = FrontEnd(cloud)
         self.appliances = ApplianceService(cloud)
         self.files = FileServer(cloud)
+        self.objects = ObjectStore(cloud)
         self.registry = ContainerRegistry(cloud)
         self._listeners: dict[str, Listener] = {}
 
@@ -46,13 +48,18 @@ class DemonstrationServers:
         return self._listeners["files"].url
 
     @property
+    def objects_url(self) -> str:
+        """The address of the object store, without a slash at its end."""
+        return self._listeners["objects"].url
+
+    @property
     def registry_url(self) -> str:
         """The address of the container registry, without a slash at its end."""
         return self._listeners["registry"].url
 
     def bytes_sent(self) -> int:
-        """Return how many bytes of files were sent until now."""
-        return self.files.bytes_sent()
+        """Return how many bytes of files and objects were sent until now."""
+        return self.files.bytes_sent() + self.objects.bytes_sent()
 
     def failures(self) -> list[BaseException]:
         """Return what went wrong inside the servers themselves; nothing should."""
@@ -68,6 +75,7 @@ class DemonstrationServers:
             "front_end": self.front_end.listener(),
             "appliances": self.appliances.listener(),
             "files": self.files.listener(),
+            "objects": self.objects.listener(),
             "registry": self.registry.listener(),
         }
         with self.cloud.lock:
@@ -85,6 +93,7 @@ class DemonstrationServers:
         trace: TracebackType | None,
     ) -> None:
         self.files.release()
+        self.objects.release()
         for listener in self._listeners.values():
             listener.close()
 
