@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import ssl
 import subprocess
+import threading
 import time
 from urllib.parse import quote
 
@@ -17,6 +19,7 @@ from nebfs.demo.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, ObjectStore, StoreKe
 from nebfs.errors import Changed, Missing, NebfsError, Refused, Unreachable
 from nebfs.fetcher.messages import CallRequest
 from nebfs.fetcher.settings import FetcherSettings
+from nebfs.fetcher.transports import s3_credentials
 from tests.fetcher.s3_asking import (
     QUICK,
     Listener,
@@ -110,6 +113,21 @@ def test_version_2_where_4_is_not_understood_and_then_at_once(store, target, tol
     seen = run(QUICK, use)
     assert statuses(store)[:seen].count(400) == 2  # as it came, and asked for the reason
     assert statuses(store)[seen:] == [206]
+    target.check()
+
+
+def test_a_store_that_learns_version_4_and_forgets_version_2(store, target):
+    store.versions = {"v2"}
+    where = with_keys(store.url)
+    request = dataclasses.replace(target.request("", (0, 10), expected=None), locator=where)
+
+    async def use(s3):
+        await s3.fetch(request, target.fd, Listener(target))
+        target.reports.clear()
+        store.versions = {"v4"}
+        await s3.fetch(request, target.fd, Listener(target))
+
+    run(QUICK, use)
     target.check()
 
 
@@ -304,6 +322,67 @@ def test_keys_that_were_replaced_on_this_machine_are_read_again(store, target, p
     target.check()
 
 
+@pytest.fixture
+def instance(serve, answer, store, monkeypatch):
+    """The metadata service of an instance that has a role."""
+    role = {
+        "Code": "Success",
+        "AccessKeyId": "ROLE",
+        "SecretAccessKey": "role-secret",
+        "Token": "role-token",
+        "Expiration": "2999-01-01T00:00:00Z",
+    }
+
+    def script(request):
+        match request.method, request.target.rpartition("/")[2]:
+            case "PUT", "token":
+                return answer(200, b"session")
+            case "GET", "":
+                return answer(200, b"reader")
+            case "GET", "reader":
+                return answer(200, json.dumps(role).encode())
+        return answer(404)
+
+    server = serve(script)
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", server.url)
+    store.keys["ROLE"] = StoreKey("role-secret", token="role-token")
+    return server
+
+
+def test_an_instances_role(store, target, instance):
+    bring(target, locator(store.url))
+    target.check()
+    assert statuses(store) == [206]
+
+
+def test_an_instances_metadata_that_nobody_gives(store, target, monkeypatch, serve, answer):
+    server = serve(lambda request: answer(404))
+    server.close()
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", server.url)
+    with pytest.raises(Refused, match="wants keys"):
+        bring(target, locator(store.url))
+
+
+def test_keys_that_do_not_come(store, target, monkeypatch):
+    going_on = threading.Event()
+    monkeypatch.setattr(s3_credentials, "CHAIN_TIMEOUT", 0.05)
+    monkeypatch.setattr(s3_credentials.Chain, "_keys", lambda self, profile: going_on.wait(10))
+    where = locator(store.url)
+    request = dataclasses.replace(target.request("", (0, 10), expected=None), locator=where)
+
+    async def use(s3):
+        try:
+            with pytest.raises(Unreachable, match="did not come in time"):
+                await s3.fetch(request, target.fd, Listener(target))
+        finally:
+            going_on.set()
+
+    run(QUICK, use)
+    assert statuses(store) == []
+
+
 def test_broken_files_of_this_machine_are_not_repeated(store, target, tmp_path):
     (tmp_path / "aws-credentials").write_text("canary\n")
     with pytest.raises(Refused, match="cannot be had") as caught:
@@ -432,11 +511,12 @@ def test_a_bucket_of_amazons_is_asked_for_in_its_own_region(
     assert seen[-1] == "images.s3.eu-west-1.amazonaws.com"
 
 
-def test_another_address_that_wants_keys_gets_none(store, serve, answer, target):
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+def test_another_address_that_wants_keys_gets_none(store, serve, answer, target, name):
     to = f"{store.url}/images/marketapp-1"
     server = serve(lambda request: answer(307, location=to))
     with pytest.raises(Refused, match="sends us to another address"):
-        bring(target, with_keys(server.url.replace("127.0.0.1", "localhost")))
+        bring(target, with_keys(server.url.replace("127.0.0.1", name)))
     assert statuses(store) == [403]
 
 

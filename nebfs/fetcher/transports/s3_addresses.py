@@ -147,12 +147,12 @@ class Signed:
         headers: Mapping[str, str],  # noqa: ARG002
     ) -> bool:
         """See Addresses: find the way that the store accepts, or raise what it says."""
-        known = self.known(locator)
-        if known is not None and known.url.host != target.url.host:
+        known, own = self.known(locator), parse_url(locator.address)
+        if not _is_signed(target) and target.url not in (own, known and known.url):
             # Keys are for the store that they were given for, wherever that points.
             raise Refused(
                 "the object store sends us to another address, which does not let us in",
-                url=known.shown,
+                url=locator.shown,
                 to=target.shown,
             )
         await self.negotiate(locator, target)
@@ -167,7 +167,9 @@ class Signed:
             self._targets.pop(locator, None)
             self._keyring.forget()
             found = _Object.of(locator)
-            ways = [self._ways.get(found.place) or _Way(found.region)]
+            first = _Way(found.region)
+            # The store may be another one by now: what came first comes again.
+            ways = list(dict.fromkeys((self._ways.get(found.place, first), first)))
             trouble: NebfsError | None = None
             telling = False
             for way in ways:  # grows meanwhile
@@ -228,6 +230,10 @@ class Signed:
             return read_answer(response.status, response.headers, body[:MAX_ANSWER])
         finally:
             response.close()
+
+
+def _is_signed(target: Target) -> bool:
+    return any(name == "Authorization" and text[:3] == "AWS" for name, text in target.headers)
 
 
 def _after(answer: Answer, way: _Way, found: _Object) -> _Way | None:
