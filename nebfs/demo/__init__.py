@@ -1,10 +1,11 @@
 """The demonstration cloud: a small OpenNebula site on loopback, for `nebfs demo` and for the tests.
 
 What lives here: the cloud as data (records.py, cloud.py, demonstration.py, catalogue.py), its disk
-images (images.py), the three servers that show it in the words of the real ones, and the guided
-tour that mounts it with the real command line (tour.py). The servers are frontend.py (XML-RPC as
-oned 7.4 speaks it, with calls.py and documents.py), appliances.py (the public marketplace's REST
-service) and files.py (an HTTP file server with a switch for each way to misbehave).
+images (images.py, archives.py, registry_images.py), the servers that show it in the words of the
+real ones, and the guided tour that mounts it with the real command line (tour.py). The servers are
+frontend.py (XML-RPC as oned 7.4 speaks it, with calls.py and documents.py), appliances.py (the
+public marketplace's REST service), files.py (an HTTP file server with a switch for each way to
+misbehave), s3.py (an object store) and registry.py (a container registry).
 
 What does not: anything of nebfs itself. This is a separate world that the daemon meets over sockets
 only, so it imports the standard library and `model`, `errors` and `units`, nothing else; a mistake

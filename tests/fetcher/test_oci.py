@@ -7,6 +7,9 @@ import base64
 import dataclasses
 import hashlib
 import json
+import ssl
+import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
@@ -18,10 +21,9 @@ from nebfs.errors import BadAnswer, Refused, Unreachable, Unsupported
 from nebfs.fetcher.messages import CallRequest
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports import TRANSPORTS, make_transport
-from nebfs.fetcher.transports.http import Http
-from nebfs.fetcher.transports.http_connections import Connections
-from nebfs.fetcher.transports.oci import EARLY, Registries, make_oci
+from nebfs.fetcher.transports.oci import EARLY, Oci
 from nebfs.fetcher.transports.oci_tokens import MAX_TOKEN, Challenge, Token, challenges
+from nebfs.model import Locator
 
 PLAIN = FetcherSettings(connect_timeout=10, stall_timeout=10, trust_env=False)
 BASIC = "Basic " + base64.b64encode(b"bob:canary").decode()
@@ -115,9 +117,7 @@ def credentials(tmp_path):
 
 def with_oci(function, settings=PLAIN, now=None):
     async def run():
-        connections = Connections(settings)
-        addresses = Registries(settings, connections, *([now] if now else []))
-        http = Http(settings, connections, addresses)
+        http = Oci(settings, now or time.monotonic)
         try:
             return await function(http)
         finally:
@@ -367,13 +367,49 @@ def test_an_entry_about_the_realm_alone_is_not_used_for_a_registry(registry, cre
     assert registry.shown == [""]
 
 
+def test_a_realm_that_leads_to_another_token_service_gains_nothing(
+    registry, credentials, serve, answer
+):
+    """It would be handed what that one gives to the user's entry about it."""
+    other = TokenServer(registry.content, answer, user=BASIC)
+    other.url = (elsewhere := serve(other)).url
+    registry.token = lambda request: answer(
+        302, location=f"{other.url}/token?service=registry.test&scope=repository:secret:pull"
+    )
+    with pytest.raises(Refused):
+        call(registry.url + BLOB, credentials(other.url))
+    assert len(elsewhere.requests) == 1
+    assert other.shown == [""]
+
+
+def test_another_host_with_tls_is_told_the_password(registry, serve, credentials, tmp_path):
+    subprocess.run(
+        (
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=x", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-keyout", "key.pem", "-out", "cert.pem"),
+        ),
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    registry.user = BASIC
+    service = serve(registry.token, context)
+    registry.realm = f"https://localhost:{service.port}/token"
+    place = serve(registry, context)
+    url = f"https://127.0.0.1:{place.port}"
+    settings = dataclasses.replace(credentials(url), ca_file=str(tmp_path / "cert.pem"))
+    assert call(url + BLOB, settings).status == 200
+    assert registry.shown == [BASIC]
+
+
 def test_a_registry_with_tls_has_a_token_service_with_tls():
     headers = CIMultiDict({"WWW-Authenticate": 'Bearer realm="http://auth.example.org/token"'})
 
     async def run(http):
         addresses = http._addresses
-        from nebfs.model import Locator
-
         locator = Locator("oci", "https://registry.example.org" + BLOB)
         target = await addresses.find(locator)
         with pytest.raises(Unsupported, match="TLS"):
@@ -504,12 +540,11 @@ def test_secrets_are_in_no_repr():
 
 
 def test_the_table_has_it():
-    assert TRANSPORTS["oci"].name == "make_oci"
+    assert "oci" in TRANSPORTS
 
     async def run():
         made = make_transport("oci", PLAIN)
-        assert isinstance(made, Http)
+        assert isinstance(made, Oci)
         await made.aclose()
-        await make_oci(PLAIN).aclose()
 
     asyncio.run(run())

@@ -16,7 +16,7 @@ import xxhash
 from nebfs.errors import Missing, Refused
 from nebfs.fetcher.messages import CallRequest, FetchRequest
 from nebfs.fetcher.settings import FetcherSettings
-from nebfs.fetcher.transports.oci import make_oci
+from nebfs.fetcher.transports.oci import Oci
 from nebfs.marketplaces.docker_registry import DockerRegistryMarketplace
 from nebfs.marketplaces.oci import ACCEPTED
 from nebfs.model import App, AppState, AppType, Marketplace, Template
@@ -74,7 +74,7 @@ class Listener:
 
 @contextlib.asynccontextmanager
 async def transport(settings):
-    made = make_oci(settings)
+    made = Oci(settings)
     try:
         yield made
     finally:

@@ -68,7 +68,7 @@ class Entry:
 
 TRANSPORTS: dict[str, Entry] = {
     "http": Entry("nebfs.fetcher.transports.http", "Http"),
-    "oci": Entry("nebfs.fetcher.transports.oci", "make_oci"),
+    "oci": Entry("nebfs.fetcher.transports.oci", "Oci"),
     "s3": Entry("nebfs.fetcher.transports.s3", "S3", "pip install 'nebfs[s3]'"),
 }
 """Alphabetical. ``http`` covers https."""

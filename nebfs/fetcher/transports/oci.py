@@ -23,7 +23,6 @@ from nebfs.errors import Refused
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports.http import Http
 from nebfs.fetcher.transports.http_addresses import headers_of
-from nebfs.fetcher.transports.http_calls import Calls
 from nebfs.fetcher.transports.http_connections import Connections, Target, first_target
 from nebfs.fetcher.transports.oci_tokens import Challenge, TokenService, challenges
 from nebfs.model import Locator
@@ -80,14 +79,14 @@ class Registries:
 
     def __init__(
         self,
-        settings: FetcherSettings,
         connections: Connections,
+        tokens: TokenService,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`connections` knows who is shown what; `now` is a clock in seconds."""
         self._connections = connections
         self._now = now
-        self._tokens = TokenService(Calls(settings, connections))
+        self._tokens = tokens
         self._asked: LRUCache[Locator, _Asked] = LRUCache(REMEMBERED)
         self._grants: LRUCache[_Key, _Grant] = LRUCache(REMEMBERED)
 
@@ -168,10 +167,21 @@ class Registries:
         return asked
 
 
-def make_oci(settings: FetcherSettings) -> Http:
-    """Return the transport. Raises UserError (the file of credentials)."""
-    connections = Connections(settings)
-    return Http(settings, connections, Registries(settings, connections))
+class Oci(Http):
+    """The transport ``oci``."""
+
+    def __init__(
+        self, settings: FetcherSettings, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Raises UserError (the file of credentials)."""
+        connections = Connections(settings)
+        self._tokens = TokenService(settings)
+        super().__init__(settings, connections, Registries(connections, self._tokens, now))
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._tokens.aclose()
+        await super().aclose()
 
 
 def _shown(target: Target, authorization: str) -> Target:

@@ -17,9 +17,10 @@ from yarl import URL
 
 from nebfs.errors import BadAnswer, NebfsError, Refused, Unreachable, Unsupported
 from nebfs.fetcher.messages import CallAnswer, CallRequest
+from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports.http_answers import retry_after
 from nebfs.fetcher.transports.http_calls import Calls
-from nebfs.fetcher.transports.http_connections import Target, parse_url
+from nebfs.fetcher.transports.http_connections import Connections, Target, parse_url
 
 MAX_TOKEN = 16 << 10
 """Characters: more than servers take as a header."""
@@ -72,11 +73,28 @@ class Token:
         return f"Token(seconds={self.seconds})"
 
 
-class TokenService:
-    """Asks the realms that challenges name."""
+class _Strangers(Connections):
+    """Connections to whom redirects lead: they are shown nothing of the file of credentials.
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+    Else a registry whose realm redirects to another registry's token service would be handed a
+    token that was made for the user's entry about that one.
+    """
+
+    def authorized(self, target: Target) -> Target:
+        return target
+
+
+class TokenService:
+    """Asks the realms that challenges name, over connections of its own."""
+
+    def __init__(self, settings: FetcherSettings) -> None:
+        """Raises UserError (the file of credentials, which knows authorities and proxies)."""
+        self._connections = _Strangers(settings)
+        self._calls = Calls(settings, self._connections)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._connections.aclose()
 
     async def token(self, challenge: Challenge, registry: URL, scope: str, basic: str) -> Token:
         """Return a new token. `scope` is asked for when the challenge names none.
