@@ -167,9 +167,14 @@ def test_a_failed_installation_is_tried_again(machine):
 APT = """\
 echo "$*" >>{log}
 [ -e {policy} ] && echo "policy $({policy}; echo $?)" >>{log}
-case "$*" in *install*) for name in nginx xorriso; do
+case "$*" in *install*) for name in {commands}; do
     printf '#!/bin/sh\\n' >{tools}/$name; chmod 755 {tools}/$name; done ;; esac
 """
+PACKAGES = (
+    "xorriso nginx-light docker-registry radosgw ceph-mon ceph-osd ceph-common tinyproxy-bin"
+    " openssh-server"
+)
+COMMANDS = "xorriso nginx docker-registry radosgw ceph-mon ceph-osd ceph-authtool tinyproxy sshd"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="what root does")
@@ -179,15 +184,19 @@ def test_only_what_is_missing_is_installed_and_no_service_is_started(machine, tm
     for name in ("getfattr", "curl", "ps"):
         put(tools / name, "")
     log, policy = tmp_path / "log", tmp_path / "policy-rc.d"
-    put(tools / "apt-get", APT.format(log=log, policy=policy, tools=tools))
+    put(tools / "apt-get", APT.format(log=log, policy=policy, tools=tools, commands=COMMANDS))
     put(tools / "systemctl", f'echo "systemctl $*" >>{log}')
     done = install(machine, "--tests")
     assert done.returncode == 0, done.stderr
-    update, policy_then, installed, _, disabled = log.read_text().splitlines()
+    update, policy_then, installed, _, *disabled = log.read_text().splitlines()
     assert update.endswith("update")
     assert policy_then == "policy 101"
-    assert installed.endswith("install --no-install-recommends -y xorriso nginx-light")
-    assert disabled.endswith("disable nginx.service")
+    assert installed.endswith(f"install --no-install-recommends -y {PACKAGES}")
+    assert [line.split()[-1] for line in disabled] == [
+        "nginx.service",
+        "docker-registry.service",
+        "ssh.service",
+    ]
     assert not policy.exists()
     log.unlink()
     assert install(machine, "--tests").returncode == 0
