@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -44,6 +45,7 @@ from nebfs.errors import UserError
 from nebfs.model import without_credentials
 
 ENVIRONMENT_PREFIX = "NEBFS_"
+_SFTP = re.compile(r"sftp://([\w.$-]+@)?(\[[0-9A-Fa-f:.%]+\]|[\w.-]+)(:[0-9]+)?/[^?#]*", re.ASCII)
 USAGE_EXIT = 2  # the table is in nebfs/cli/__init__.py, which this module may not import
 
 
@@ -166,15 +168,39 @@ class Datastores(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     paths: dict[str, str] = Field(default_factory=dict)
-    """``[datastores.paths]``: a path prefix as the front-end says it = the same place here."""
+    """``[datastores.paths]``: a path prefix as the front-end says it = the same place here, or
+    ``sftp://[user@]host[:port]/path`` on another machine."""
+    ssh_user: str = Field(default="", pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]*[$]?)?$")
+    """Who logs in on bridges and other machines; empty: as ~/.ssh/config says, or oneadmin."""
+    ssh_identity_file: ReadableFile | None = None
+    """The private key to show there; None: the agent's, and those in ~/.ssh."""
+    ssh_known_hosts_file: ReadableFile | None = None
+    """Host keys to believe in; None: those of ~/.ssh and /etc/ssh."""
 
     @field_validator("paths")
     @classmethod
     def _absolute(cls, paths: dict[str, str]) -> dict[str, str]:
-        for prefix in (*paths, *paths.values()):
+        for prefix in paths:
             if not prefix.startswith("/"):
                 raise ValueError(f"{prefix!r} is not an absolute path")
+        for prefix, place in paths.items():
+            if not place.startswith("/") and not _SFTP.fullmatch(place):
+                # The value is not repeated: somebody may have put a password into it.
+                raise ValueError(
+                    f"what {prefix!r} is mapped to is not an absolute path, nor"
+                    " sftp://user@host/path without a password"
+                )
         return paths
+
+    @property
+    def ssh(self) -> dict[str, str]:
+        """What is set about logging in on other machines, in the words of the driver ``fs``."""
+        told = {
+            "user": self.ssh_user,
+            "identity": self.ssh_identity_file,
+            "known-hosts": self.ssh_known_hosts_file,
+        }
+        return {name: str(value) for name, value in told.items() if value}
 
 
 class Settings(BaseSettings):

@@ -70,6 +70,7 @@ TRANSPORTS: dict[str, Entry] = {
     "http": Entry("nebfs.fetcher.transports.http", "Http"),
     "oci": Entry("nebfs.fetcher.transports.oci", "Oci"),
     "s3": Entry("nebfs.fetcher.transports.s3", "S3", "pip install 'nebfs[s3]'"),
+    "sftp": Entry("nebfs.fetcher.transports.sftp", "Sftp", "pip install 'nebfs[ssh]'"),
 }
 """Alphabetical. ``http`` covers https."""
 
