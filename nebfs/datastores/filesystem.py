@@ -1,4 +1,7 @@
-"""``fs``: images are files below the datastore's BASE_PATH, on this machine or mounted on it.
+"""``fs``: images are files below the datastore's BASE_PATH.
+
+Where the file is on this machine, or mounted on it, it is read in place. Else it is read through
+SFTP from one of the datastore's bridges, or from the host that ``[datastores.paths]`` names.
 
 SOURCE is ``BASE_PATH/<32 hex digits>``; snapshots are in ``SOURCE.snap/``.
 Source: OpenNebula's datastore driver of this name and the transfer drivers that go with it
@@ -14,10 +17,11 @@ from functools import partial
 
 import trio
 
+from nebfs.datastores.bridges import Elsewhere, elsewhere
 from nebfs.datastores.look import Looked, look
 from nebfs.datastores.places import PathMap, is_inside, plain
 from nebfs.datastores.state import listed, trouble_of
-from nebfs.errors import Unreachable
+from nebfs.errors import NebfsError, Unreachable, Unsupported
 from nebfs.fetcher.messages import Call
 from nebfs.model import (
     Content,
@@ -28,12 +32,16 @@ from nebfs.model import (
     Locator,
     Revision,
     Trouble,
+    shown_line,
 )
 
 # One lstat() takes microseconds on a local disk and a round trip on NFS: a batch is long enough to
 # pay for its thread, and four at a time hide the round trips.
 _BATCH = 256
 _THREADS = 4
+
+_FAR_BATCH = 2000
+"""Files that are looked at on another machine with one question."""
 
 
 class FilesystemDatastore:
@@ -43,10 +51,15 @@ class FilesystemDatastore:
         self,
         *,
         paths: Mapping[str, str],
-        call: Call | None = None,  # noqa: ARG002 - files elsewhere are not read yet
+        call: Call | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        """See DriverFactory."""
+        """See DriverFactory. `settings`: ``user`` who logs in on other machines, ``identity`` and
+        ``known-hosts``, files to use there; each may be missing.
+        """
         self._map = PathMap(paths)
+        self._call = call
+        self._settings = dict(settings or {})
         # One per datastore: threads that a dead NFS server holds must not delay the others, and
         # refreshing again and again must not collect more of them.
         self._limiters: dict[int, trio.CapacityLimiter] = {}
@@ -67,12 +80,66 @@ class FilesystemDatastore:
             for start in range(0, len(shown), _BATCH):
                 nursery.start_soon(batch, start)
         examined = [one for start in sorted(results) for one in results[start]]
-        looked_at = [one.failed for one in examined if one.failed is not None]
+        looked_at = [one.looked.failed for one in examined if one.looked is not None]
         if looked_at and _DISK_TROUBLE.issuperset(looked_at):
             # Not one file could be looked at: what was known of the place before is better.
             base = datastore.base_path
             raise Unreachable("the datastore's disk gives errors", path=base, n=looked_at[0])
-        return tuple(one.holding for one in examined)
+        place = None if self._call is None else elsewhere(datastore, self._map, self._settings)
+        if place is None:
+            return tuple(one.holding(datastore) for one in examined)
+        return await self._with_those_elsewhere(datastore, examined, *place)
+
+    async def _with_those_elsewhere(
+        self,
+        datastore: Datastore,
+        examined: Sequence[_Examined],
+        place: Elsewhere,
+        base: str,
+    ) -> tuple[Holding, ...]:
+        """Look for the files that are not here. Raises what `call` raises if no file is here."""
+        theirs = plain(datastore.base_path)
+        paths = {
+            one.image.id: base + source[len(theirs) :]
+            for one in examined
+            if one.looked is not None
+            and one.looked.failed in _NOT_HERE
+            and is_inside(source := plain(one.image.source), theirs)
+        }
+        try:
+            looked_at = await self._look_elsewhere(place, base, list(paths.values()))
+        except NebfsError as exc:
+            if isinstance(exc, Unsupported):
+                number = errno.EOPNOTSUPP
+            elif any(one.looked is not None and not one.looked.failed for one in examined):
+                number = exc.errno
+            else:
+                raise
+            trouble = Trouble(number, f"its file is on another machine ({place.shown}): {exc}")
+            return tuple(
+                Holding(one.image, trouble=trouble)
+                if one.image.id in paths
+                else one.holding(datastore)
+                for one in examined
+            )
+        found = dict(zip(paths, looked_at, strict=True))
+        return tuple(
+            _holding(one.image, found[one.image.id], datastore, place)
+            if one.image.id in paths
+            else one.holding(datastore)
+            for one in examined
+        )
+
+    async def _look_elsewhere(
+        self, place: Elsewhere, base: str, paths: Sequence[str]
+    ) -> list[Looked]:
+        assert self._call is not None  # noqa: S101 - else no place was looked for
+        found: list[Looked] = []
+        for start in range(0, len(paths), _FAR_BATCH):
+            found += await place.look(self._call, base, paths[start : start + _FAR_BATCH])
+        if found and _DISK_TROUBLE.issuperset(one.failed for one in found):
+            raise Unreachable("the datastore's disk gives errors", hosts=place.shown)
+        return found
 
     def _examine(self, datastore: Datastore, images: Sequence[Image]) -> tuple[_Examined, ...]:
         """Judge `images` and look at their files. Blocks."""
@@ -80,15 +147,12 @@ class FilesystemDatastore:
         judged = {i.id: trouble_of(i, datastore) or self._locate(i, base) for i in images}
         paths = [path for path in judged.values() if isinstance(path, str)]
         looked_at = dict(zip(paths, look(base, paths), strict=True))
-        examined: list[_Examined] = []
-        for image in images:
-            where = judged[image.id]
-            if isinstance(where, Trouble):
-                examined.append(_Examined(Holding(image, trouble=where), None))
-            else:
-                looked = looked_at[where]
-                examined.append(_Examined(_holding(image, looked, datastore), looked.failed))
-        return tuple(examined)
+        return tuple(
+            _Examined(image, where, None)
+            if isinstance(where := judged[image.id], Trouble)
+            else _Examined(image, None, looked_at[where])
+            for image in images
+        )
 
     def _locate(self, image: Image, base: str) -> Trouble | str:
         """Return the path of the image's file here, or why there is none, by the text alone."""
@@ -105,10 +169,17 @@ class FilesystemDatastore:
 
 @dataclass(frozen=True, slots=True)
 class _Examined:
-    """A holding, and the errno of looking at its file: 0 when that went well, None without one."""
+    """An image, and either why it has no file or what there is on this machine."""
 
-    holding: Holding
-    failed: int | None
+    image: Image
+    trouble: Trouble | None
+    looked: Looked | None
+
+    def holding(self, datastore: Datastore) -> Holding:
+        """Return what is known from this machine alone."""
+        if self.looked is None:
+            return Holding(self.image, trouble=self.trouble)
+        return _holding(self.image, self.looked, datastore, None)
 
 
 _CHAINED = Trouble(errno.EOPNOTSUPP, "it has snapshots: snapshot chains are not read yet")
@@ -117,36 +188,41 @@ _OUTSIDE = Trouble(
     "its file is outside the datastore's directory, where nebfs does not read; if a"
     " [datastores.paths] entry maps only a part of the datastore, map all of it",
 )
+_NOT_HERE = frozenset({errno.ENOENT, errno.ENOTDIR})
 _DISK_TROUBLE = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.EREMOTEIO})
 
 
-def _holding(image: Image, looked: Looked, datastore: Datastore) -> Holding:
-    trouble = _trouble(looked, datastore)
+def _holding(
+    image: Image, looked: Looked, datastore: Datastore, place: Elsewhere | None
+) -> Holding:
+    trouble = _trouble(looked, datastore, place)
     if trouble is not None:
         return Holding(image, trouble=trouble)
+    # The resolved path, so that a link that is changed later leads nowhere else.
+    if place is None:
+        locator = Locator("file", looked.path)
+        etag = f"{looked.device}:{looked.inode}"
+    else:
+        locator, etag = place.locator(looked.path, image.id), ""
     content = Content(
-        # The resolved path, so that a link that is changed later leads nowhere else.
-        locator=Locator("file", looked.path),
+        locator=locator,
         format=image.format,
         media="cdrom" if image.type is ImageType.CDROM else "",
-        revision=Revision(
-            size=looked.size,
-            modified=str(looked.modified_ns),
-            etag=f"{looked.device}:{looked.inode}",
-        ),
+        revision=Revision(size=looked.size, modified=str(looked.modified_ns), etag=etag),
         allocated=looked.allocated,
     )
     return Holding(image, content)
 
 
-def _trouble(looked: Looked, datastore: Datastore) -> Trouble | None:
+def _trouble(looked: Looked, datastore: Datastore, place: Elsewhere | None) -> Trouble | None:
     match looked.failed:
         case 0:
             pass
         case errno.ENOENT | errno.ENOTDIR:
-            return _not_here(datastore)
+            return _not_here(datastore, place)
         case errno.EACCES | errno.EPERM:
-            return Trouble(errno.EACCES, "nebfs's own user may not enter the datastore's directory")
+            who = "nebfs's own user" if place is None else f"who logs in at {place.shown}"
+            return Trouble(errno.EACCES, f"{who} may not enter the datastore's directory")
         case errno.ELOOP:
             return Trouble(errno.EIO, "its file is a link that leads to itself")
         case other:
@@ -162,17 +238,18 @@ def _trouble(looked: Looked, datastore: Datastore) -> Trouble | None:
     return None
 
 
-def _not_here(datastore: Datastore) -> Trouble:
-    bridges = datastore.template.get("BRIDGE_LIST").strip()
-    if bridges:
-        return Trouble(
-            errno.EOPNOTSUPP,
-            f"its file is on a bridge ({bridges}), and nebfs does not read through bridges yet",
-        )
+def _not_here(datastore: Datastore, place: Elsewhere | None) -> Trouble:
     # Not ENOENT: rsync takes that for "vanished" and carries on, and a backup would lack the image
     # with nothing more than a warning.
+    if place is not None:
+        return Trouble(errno.EIO, f"its file is neither on this machine nor on {place.shown}")
+    bridges = shown_line(datastore.template.get("BRIDGE_LIST"))
+    if bridges:
+        return Trouble(
+            errno.EOPNOTSUPP, f"its file is on a bridge ({bridges}) that nebfs has no way to"
+        )
     return Trouble(
         errno.EIO,
         "its file is not on this machine; the datastore's BASE_PATH may be on another host: mount"
-        " it here, and map it with [datastores.paths]",
+        " it here, and map it with [datastores.paths], or name the host there: sftp://user@host/path",
     )

@@ -41,7 +41,8 @@ class Looked:
     chained: bool = False
     """There is a ``.snap`` directory beside it."""
     size: int = 0
-    allocated: int = 0
+    allocated: int | None = 0
+    """None where the machine does not say."""
     modified_ns: int = 0
     device: int = 0
     inode: int = 0
