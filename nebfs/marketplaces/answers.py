@@ -24,29 +24,40 @@ def endpoint_of(marketplace: Marketplace, default: str) -> str:
     return endpoint.rstrip("/") + "/"
 
 
-async def document(call: Call, url: str, *, accept: str, max_body: int) -> bytes:
-    """Return the document at `url`, of at most `max_body` bytes.
+async def document(
+    call: Call, url: str, *, accept: str, max_body: int, agent: str = "", what: str = "document"
+) -> bytes:
+    """Return the document at `url`, of at most `max_body` bytes. `agent`: the User-Agent, if it is
+    to be another one than nebfs's.
 
-    Raises Missing, Refused, Unreachable or BadAnswer for every status but 200.
+    Raises what `judge` raises.
     """
-    headers = (("Accept", accept),)
-    answer = await call(CallRequest("GET", url, headers, max_body=max_body))
-    _judge(answer, without_credentials(url))
+    headers = [("Accept", accept)]
+    if agent:
+        headers.append(("User-Agent", agent))
+    answer = await call(CallRequest("GET", url, tuple(headers), max_body=max_body))
+    judge(answer, without_credentials(url), what=what)
     return answer.body
 
 
-def _judge(answer: CallAnswer, shown: str) -> None:
+def judge(answer: CallAnswer, shown: str, *, what: str, who: str = "marketplace") -> None:
+    """Raise what a status other than 200 means: Missing, Refused, Unreachable or BadAnswer.
+
+    `what` was asked of `who` at the address `shown`.
+    """
     status = answer.status
     if status == 200:
         return
     if status in {401, 403}:
-        raise Refused("the marketplace refuses access", url=shown, status=status)
+        # Docker Hub does not tell who may not know which images there are.
+        reason = f"the {who} does not show this {what}, or has none"
+        raise Refused(reason, url=shown, status=status)
     if status in {404, 410}:
-        raise Missing("the marketplace does not have it", url=shown, status=status)
+        raise Missing(f"the {who} has no such {what}", url=shown, status=status)
     if status in {408, 429} or status >= 500:
         after = answer.header("Retry-After")
         wait = float(after) if after.isascii() and after.isdigit() and len(after) < 9 else None
         raise Unreachable(
-            "the marketplace cannot answer now", retry_after=wait, url=shown, status=status
+            f"the {who} cannot answer now", retry_after=wait, url=shown, status=status
         )
-    raise BadAnswer("the marketplace gave an unexpected answer", url=shown, status=status)
+    raise BadAnswer(f"the {who} gave an unexpected answer", url=shown, status=status)

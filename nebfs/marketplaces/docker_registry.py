@@ -19,11 +19,12 @@ import trio
 
 from nebfs.errors import BadAnswer
 from nebfs.fetcher.messages import CallRequest
+from nebfs.marketplaces.answers import judge
 from nebfs.marketplaces.driver import Call
 from nebfs.marketplaces.identity import numbered
 from nebfs.marketplaces.oci_app import app_of
 from nebfs.marketplaces.oci_names import DOCKER_HUB, is_repository, name_in, registry_at
-from nebfs.marketplaces.oci_registry import decoding, files_of, judge, offers_of
+from nebfs.marketplaces.oci_registry import decoding, files_of, offers_of
 from nebfs.model import App, Content, Marketplace, Offer, without_credentials
 from nebfs.units import MIB
 
@@ -75,7 +76,7 @@ class DockerRegistryMarketplace:
             )
             answer = await self._call(request)
             shown = without_credentials(url)
-            judge(answer, shown, "catalogue")
+            judge(answer, shown, what="catalogue", who="registry")
             page = await trio.to_thread.run_sync(partial(_names, answer.body), limiter=decoding)
             before = len(names)
             names.update(dict.fromkeys(page))

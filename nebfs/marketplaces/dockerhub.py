@@ -21,11 +21,12 @@ import trio
 
 from nebfs.errors import BadAnswer
 from nebfs.fetcher.messages import CallRequest
+from nebfs.marketplaces.answers import judge
 from nebfs.marketplaces.driver import Call
 from nebfs.marketplaces.identity import numbered
 from nebfs.marketplaces.oci_app import app_of
 from nebfs.marketplaces.oci_names import DOCKER_HUB, is_repository, name_in, registry_at
-from nebfs.marketplaces.oci_registry import decoding, files_of, judge, offers_of
+from nebfs.marketplaces.oci_registry import decoding, files_of, offers_of
 from nebfs.model import App, Content, Marketplace, Offer, without_credentials
 from nebfs.units import MIB
 
@@ -103,7 +104,7 @@ class DockerHubMarketplace:
             request = CallRequest("GET", url, (("Accept", "application/json"),), max_body=_MAX_PAGE)
             answer = await self._call(request)
             shown = without_credentials(url)
-            judge(answer, shown, "list")
+            judge(answer, shown, what="list", who="registry")
             page, following = await trio.to_thread.run_sync(_page, answer.body, limiter=decoding)
             before = len(found)
             found.update((one.name, one) for one in page)

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 
 import trio
 
-from nebfs.errors import BadAnswer, Missing, NebfsError, Refused, Unreachable
-from nebfs.fetcher.messages import CallAnswer, CallRequest
+from nebfs.errors import BadAnswer
+from nebfs.fetcher.messages import CallRequest
+from nebfs.marketplaces.answers import judge
 from nebfs.marketplaces.driver import Call
 from nebfs.marketplaces.oci import (
     ACCEPTED,
@@ -84,7 +85,7 @@ async def _manifest(call: Call, name: ImageName, reference: str) -> tuple[str, b
     answer = await call(
         CallRequest("GET", url, (("Accept", ACCEPTED),), max_body=_MAX_MANIFEST, transport="oci")
     )
-    judge(answer, without_credentials(url), "image")
+    judge(answer, without_credentials(url), what="image", who="registry")
     digest = reference
     if not is_digest(digest):
         announced = answer.header("Docker-Content-Digest")
@@ -105,44 +106,22 @@ def _files(name: ImageName, manifest: Manifest, digest: str) -> Iterator[Content
         version=digest,
     )
     if manifest.config is not None:
-        yield _blob(name, manifest.config, "config", digest)
+        yield _blob(name, manifest.config, "config")
     width = max(2, len(str(len(manifest.layers) - 1)))
     for place, layer in enumerate(manifest.layers):
-        yield _blob(name, layer, f"layer-{place:0{width}}", digest)
+        yield _blob(name, layer, f"layer-{place:0{width}}")
 
 
-def _blob(name: ImageName, blob: Descriptor, label: str, version: str) -> Content:
+def _blob(name: ImageName, blob: Descriptor, label: str) -> Content:
     return Content(
         locator=Locator("oci", f"{name.registry}/v2/{name.repository}/blobs/{blob.digest}"),
         label=label,
         format=blob.format,
         checksums=(blob.checksum,),
-        version=version,
+        # Its own, and not the image's: the next version's layers are mostly the same, and cached.
+        version=blob.digest,
     )
 
 
 def _manifest_url(name: ImageName, reference: str) -> str:
     return f"{name.registry}/v2/{name.repository}/manifests/{reference}"
-
-
-def judge(answer: CallAnswer, shown: str, what: str) -> None:
-    """Raise what a status other than 200 means; `what` was asked for at the address `shown`."""
-    if answer.status != 200:
-        raise _failure(answer, shown, what)
-
-
-def _failure(answer: CallAnswer, shown: str, what: str) -> NebfsError:
-    status = answer.status
-    if status in {401, 403}:
-        # Docker Hub does not tell who may not know which images there are.
-        reason = f"the registry does not show this {what}, or has none"
-        return Refused(reason, url=shown, status=status)
-    if status in {404, 410}:
-        return Missing(f"the registry has no such {what}", url=shown, status=status)
-    if status in {408, 429} or status >= 500:
-        after = answer.header("Retry-After")
-        wait = float(after) if after.isascii() and after.isdigit() and len(after) < 9 else None
-        return Unreachable(
-            "the registry cannot answer now", retry_after=wait, url=shown, status=status
-        )
-    return BadAnswer("the registry gave an unexpected answer", url=shown, status=status)

@@ -12,20 +12,18 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from urllib.parse import urlsplit
 
 import structlog
 import trio
 
-from nebfs.errors import BadAnswer, Missing, Refused, Unreachable, Unsupported
-from nebfs.fetcher.messages import CallAnswer, CallRequest
+from nebfs.marketplaces.answers import document, endpoint_of
 from nebfs.marketplaces.appliance_app import NO_VERSION, app_of
 from nebfs.marketplaces.appliances import Appliance, ApplianceFile, read_catalogue
 from nebfs.marketplaces.driver import Call
 from nebfs.marketplaces.http import offer_of
 from nebfs.marketplaces.identity import numbered
 from nebfs.marketplaces.record import media_named
-from nebfs.model import App, Content, Locator, Marketplace, Offer, Trouble, without_credentials
+from nebfs.model import App, Content, Locator, Marketplace, Offer, Trouble
 from nebfs.units import MIB
 
 log = structlog.get_logger()
@@ -61,50 +59,21 @@ class OneMarketplace:
         self, marketplace: Marketplace, apps: Sequence[App] | None
     ) -> tuple[Offer, ...]:
         """See MarketplaceDriver. Raises Unsupported when ENDPOINT is not an HTTP address."""
-        endpoint = endpoint_of(marketplace)
+        endpoint = endpoint_of(marketplace, DEFAULT_ENDPOINT).rstrip("/")
         body = await self._catalogue(endpoint)
         decode = partial(_joined, body, endpoint, marketplace, apps)
         return await trio.to_thread.run_sync(decode, limiter=_decoding)
 
     async def _catalogue(self, endpoint: str) -> bytes:
         # The list says "no-store" and has no validators: there is nothing to ask conditionally by.
-        headers = (("User-Agent", self._agent), ("Accept", "application/json"))
-        answer = await self._call(
-            CallRequest("GET", f"{endpoint}/appliance", headers, max_body=_MAX_CATALOGUE)
+        return await document(
+            self._call,
+            f"{endpoint}/appliance",
+            accept="application/json",
+            max_body=_MAX_CATALOGUE,
+            agent=self._agent,
+            what="catalogue",
         )
-        _judge(answer, without_credentials(endpoint))
-        return answer.body
-
-
-def endpoint_of(marketplace: Marketplace) -> str:
-    """Return the service's address without a trailing slash. Raises Unsupported."""
-    endpoint = marketplace.template.get("ENDPOINT").strip() or DEFAULT_ENDPOINT
-    try:
-        parts = urlsplit(endpoint)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
-    except ValueError:
-        usable = False
-    if not usable or not endpoint.isprintable() or " " in endpoint:
-        raise Unsupported("the marketplace's ENDPOINT is not an HTTP address", id=marketplace.id)
-    return endpoint.rstrip("/")
-
-
-def _judge(answer: CallAnswer, shown: str) -> None:
-    if answer.status == 200:
-        return
-    if answer.status in {401, 403}:
-        raise Refused(
-            "the marketplace does not show its catalogue", url=shown, status=answer.status
-        )
-    if answer.status in {404, 410}:
-        raise Missing("there is no marketplace at this address", url=shown, status=answer.status)
-    if answer.status in {408, 429} or answer.status >= 500:
-        after = answer.header("Retry-After")
-        wait = float(after) if after.isascii() and after.isdigit() and len(after) < 9 else None
-        raise Unreachable(
-            "the marketplace cannot answer now", retry_after=wait, url=shown, status=answer.status
-        )
-    raise BadAnswer("the marketplace gave an unexpected answer", url=shown, status=answer.status)
 
 
 def _joined(
