@@ -98,10 +98,18 @@ class Registry:
             else:
                 return
 
-    def sent(self, path: str) -> list[tuple[int, int]]:
-        """Return the statuses and lengths of the answers for `path` until now."""
-        found = _SENT.findall((self.root / "log").read_text())
-        return [(int(status), int(length)) for where, status, length in found if where == path]
+    def sent(self, path: str, least: int = 0) -> list[tuple[int, int]]:
+        """Return the lengths of the parts that were sent of `path` until now, with their statuses.
+
+        Waits for `least` of them: the registry writes its log after it has answered.
+        """
+        end = time.monotonic() + 10
+        while True:
+            found = _SENT.findall((self.root / "log").read_text())
+            parts = [(int(s), int(n)) for where, s, n in found if where == path and s == "206"]
+            if len(parts) >= least or time.monotonic() > end:
+                return parts
+            time.sleep(0.02)
 
     # --- pushing ---
 

@@ -103,7 +103,7 @@ def test_an_image_is_its_files_and_each_is_what_its_digest_says(app, tools, tmp_
     assert len([name for name in os.listdir(older) if "layer" in name]) == 2
 
 
-def test_64_kib_in_the_middle_fetch_one_block(app, registry):
+def test_64_kib_in_the_middle_fetch_a_block_and_at_most_what_is_around(app, registry, tools):
     path = app / f"{APP}.layer-00.tar.gz"
     assert path.stat().st_size == len(BIG)
     blob = f"/v2/tools/rescue/blobs/{digest(BIG)}"
@@ -112,7 +112,12 @@ def test_64_kib_in_the_middle_fetch_one_block(app, registry):
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     assert os.pread(fd, 64 << 10, 4 << 20) == BIG[4 << 20 :][: 64 << 10]
     os.close(fd)
-    assert registry.sent(blob)[before:] == [(206, SLOT)]
+    # It writes its log after it has answered.
+    tools.wait_until(lambda: sum(n for _, n in registry.sent(blob)[before:]) >= SLOT)
+    sent = registry.sent(blob)[before:]
+    # A registry that takes over 2 ms to look at a token counts as far away: then up to 1 MiB of
+    # what is around is brought, too.
+    assert sum(length for _, length in sent) <= SLOT + (1 << 20)
 
 
 def test_a_layer_that_was_corrupted_is_an_error(app, registry, tools):
