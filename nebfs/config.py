@@ -203,6 +203,33 @@ class Datastores(BaseModel):
         return {name: str(value) for name, value in told.items() if value}
 
 
+class CephPlace(BaseModel):
+    """How one Ceph cluster is entered."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    conf: ReadableFile | None = None
+    """A ceph.conf; None: the datastore's CEPH_CONF if it is here, or /etc/ceph/ceph.conf."""
+    keyring: ReadableFile | None = None
+    """The file with the user's key; None: the datastore's CEPH_KEY if it is here, or Ceph's own
+    places."""
+    user: str = Field(default="", pattern=r"^[^\s/\x00-\x1f]*$")
+    """Without ``client.``; empty: the datastore's CEPH_USER."""
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What is set, as text."""
+        told = {"conf": self.conf, "keyring": self.keyring, "user": self.user}
+        return {name: str(value) for name, value in told.items() if value}
+
+
+class Ceph(CephPlace):
+    """The table ``[ceph]``: what holds for every datastore on Ceph."""
+
+    datastores: dict[str, CephPlace] = Field(default_factory=dict)
+    """``[ceph.datastores.NAME]``, the name or the id of one: what is different there."""
+
+
 class Settings(BaseSettings):
     """Everything that can be set for one mount. Built by `load`, then never changed."""
 
@@ -228,6 +255,7 @@ class Settings(BaseSettings):
     """Public marketplaces to mount without a cloud: URLs of appliance services, or
     ``linuxcontainers+URL`` and the like; in the environment separated by spaces."""
     datastores: Datastores = Datastores()
+    ceph: Ceph = Ceph()
 
     # Where things are kept on this machine
     cache_dir: Place = Field(default_factory=default_cache_dir)
@@ -282,6 +310,12 @@ class Settings(BaseSettings):
     def datastore_paths(self) -> dict[str, str]:
         """Path prefix as the front-end says it -> the same place on this machine."""
         return self.datastores.paths
+
+    @property
+    def ceph_places(self) -> dict[str, dict[str, str]]:
+        """Datastore's id or name ("" for all) -> what is set of conf, keyring and user."""
+        places = {"": self.ceph, **self.ceph.datastores}
+        return {name: place.told for name, place in places.items() if place.told}
 
     @field_validator("source")
     @classmethod
@@ -392,7 +426,8 @@ def _explain(problem: ErrorDetails, flags: Mapping[str, object]) -> str:
         file = flags.get("config_file") or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG_FILE")
         where = str(file or "settings")
     if problem["type"] == "extra_forbidden":
-        known = Datastores.model_fields if len(problem["loc"]) > 1 else Settings.model_fields
+        tables: dict[str, type[BaseModel]] = {"datastores": Datastores, "ceph": Ceph}
+        known = (tables.get(first, Settings) if "." in name else Settings).model_fields
         return f"{where}: there is no setting {name}{nearest(str(problem['loc'][-1]), known)}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {name}: {message[:1].lower()}{message[1:]}"

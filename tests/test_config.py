@@ -264,3 +264,25 @@ def test_a_fill_that_means_nothing_is_explained(text):
     assert problem({"fill": text}) == (
         "command line: fill: write off, idle, or bytes per second such as 10M"
     )
+
+
+def test_how_ceph_is_entered_for_all_datastores_and_for_one(file, tmp_path):
+    (tmp_path / "key").write_text("")
+    written = file(
+        f'[ceph]\nuser = "nebfs"\nkeyring = "{tmp_path}/key"\n'
+        '[ceph.datastores."other"]\nuser = "b"\n'
+    )
+    assert load(written, {}).ceph_places == {
+        "": {"user": "nebfs", "keyring": f"{tmp_path}/key"},
+        "other": {"user": "b"},
+    }
+    assert load(None, {}).ceph_places == {}
+
+
+def test_what_is_wrong_about_ceph_is_said(file, tmp_path):
+    text = problem(config_file=file(f'[ceph]\nkeyrng = "x"\nconf = "{tmp_path}/none"\n'))
+    assert "there is no setting ceph.keyrng; did you mean keyring?" in text
+    assert f"ceph.conf: there is no file {tmp_path}/none" in text
+    text = problem(config_file=file('[ceph.datastores.x]\nuser = "a b"\nusr = "b"\n'))
+    assert "ceph.datastores.x.usr; did you mean user?" in text
+    assert "ceph.datastores.x.user" in text

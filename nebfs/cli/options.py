@@ -26,7 +26,7 @@ IGNORED = frozenset({
 # fmt: on
 ALIASES = {"marketplace": "marketplaces", "config": "config_file"}
 FLAGS = frozenset(n for n, field in Settings.model_fields.items() if field.annotation is bool)
-SETTINGS = frozenset(Settings.model_fields) - {"datastores"}  # a table has no place in -o
+SETTINGS = frozenset(Settings.model_fields) - {"datastores", "ceph"}  # a table has no place in -o
 
 _ESCAPED = re.compile(r"\\([,\\])")
 _ITEM = re.compile(r"(?:\\[,\\]|[^,])+", re.DOTALL)

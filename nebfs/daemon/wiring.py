@@ -264,7 +264,11 @@ def _survey(settings: Settings, fetcher: FetcherProcess) -> tuple[str, Survey, s
         marketplace_driver=lambda name, version: marketplaces.driver_for(
             name, call=fetcher.call, version=version, platform=settings.platform
         ),
-        datastore_driver=DatastoreDrivers(paths=settings.datastore_paths, call=fetcher.call),
+        datastore_driver=DatastoreDrivers(
+            paths=settings.datastore_paths,
+            call=fetcher.call,
+            settings={"ceph": settings.ceph_places},
+        ),
         place_timeout=settings.listing_deadline,
         now=time.time,
     )

@@ -3,7 +3,7 @@
 What lives here: the protocol that every driver follows (``driver``), the table of drivers
 (``registry``), which images may be read in which state (``state``), the front-end's paths on this
 machine and the check that a path stays inside its datastore (``places``), and the drivers:
-``filesystem`` (DS_MAD fs) and ``unsupported`` for everything else.
+``ceph``, ``filesystem`` (DS_MAD fs) and ``unsupported`` for everything else.
 
 What does not: reading bytes and telling formats (content's), the list of images (opennebula's),
 deadlines and what to show while a datastore is down (the catalog's). Drivers return data, never

@@ -25,8 +25,11 @@ class DatastoreDriver(Protocol):
 class DriverFactory(Protocol):
     """How the registry builds a driver."""
 
-    def __call__(self, *, paths: Mapping[str, str], call: Call | None) -> DatastoreDriver:
+    def __call__(
+        self, *, paths: Mapping[str, str], call: Call | None, **own: object
+    ) -> DatastoreDriver:
         """`paths`: path prefix as the front-end says it -> the same place on this machine. `call`
-        looks at places that are elsewhere; None: only this machine can be looked at.
+        looks at places that are elsewhere; None: only this machine can be looked at. `own`:
+        ``settings`` for a driver that has some, where there are any.
         """
         ...

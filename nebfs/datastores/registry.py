@@ -27,6 +27,7 @@ class Entry:
 
 # Alphabetical. Imported when first used, so that nobody pays for a library that he does not need.
 DRIVERS: Mapping[str, Entry] = {
+    "ceph": Entry("nebfs.datastores.ceph", "CephDatastore"),
     "fs": Entry("nebfs.datastores.filesystem", "FilesystemDatastore"),
 }
 
@@ -40,7 +41,10 @@ class DatastoreDrivers:
         paths: Mapping[str, str] | None = None,
         call: Call | None = None,
         drivers: Mapping[str, Entry] = DRIVERS,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
+        """`settings`: driver -> what it alone is told, in the form that it says."""
+        self._settings = dict(settings or {})
         self._paths = dict(paths or {})
         self._call = call
         self._drivers = drivers
@@ -63,4 +67,5 @@ class DatastoreDrivers:
             )
             remedy = f"; {entry.install}" if entry.install else ""
             return UnsupportedDatastore(name, f"the library {exc.name!r} is not installed{remedy}")
-        return factory(paths=self._paths, call=self._call)
+        own = {"settings": self._settings[name]} if name in self._settings else {}
+        return factory(paths=self._paths, call=self._call, **own)

@@ -1,12 +1,15 @@
-"""Images and datastores on a real directory."""
+"""Images and datastores on a real directory, and in a cluster that answers as a test says."""
 
 from __future__ import annotations
 
+import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from nebfs.fetcher.messages import CallAnswer
 from nebfs.model import Datastore, DatastoreType, Image, ImageState, Template
 
 
@@ -56,5 +59,51 @@ def stored(base, image) -> Callable[..., Image]:
     def make(number: int = 1, data: bytes = b"bytes", **changes: object) -> Image:
         (base / f"{number:032x}").write_bytes(data)
         return image(number, **changes)
+
+    return make
+
+
+class CephPool:
+    """Answers a LOOK out of `images`: name -> what is said about it."""
+
+    fsid = "eab8a1d0-12d7-4488-9bbf-6ba6551b9a09"
+
+    def __init__(self) -> None:
+        self.images = {}
+        self.requests = []
+        self.failure = None
+
+    def put(self, name, size=5, modified=1_700_000_000):
+        facts = {"size": size, "id": f"id-{name}", "modified": modified, "created": modified}
+        self.images[name] = facts
+
+    @property
+    def question(self):
+        (request,) = self.requests
+        return json.loads(request.body)
+
+    async def __call__(self, request):
+        self.requests.append(request)
+        if self.failure is not None:
+            raise self.failure
+        absent = {"errno": errno.ENOENT, "reason": "the pool has no such image"}
+        names = json.loads(request.body)["images"]
+        found = [self.images.get(name, absent) for name in names]
+        body = json.dumps({"cluster": self.fsid, "images": found}).encode()
+        return CallAnswer(200, (), body)
+
+
+@pytest.fixture
+def ceph_pool() -> CephPool:
+    return CephPool()
+
+
+@pytest.fixture
+def stored_in_ceph(ceph_pool, image) -> Callable[..., Image]:
+    """An image with an RBD image behind it."""
+
+    def make(number: int = 1, data: bytes = b"bytes", **changes: object) -> Image:
+        ceph_pool.put(f"one-{number}", len(data))
+        return image(number, **{"source": f"one/one-{number}", **changes})
 
     return make

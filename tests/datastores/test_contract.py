@@ -13,9 +13,10 @@ from nebfs.model import DatastoreType, ImageState, ImageType, Template
 
 # Driver -> the fixture that makes an image with bytes behind it.
 STORES = {
+    "ceph": "stored_in_ceph",
     "fs": "stored",
 }
-UNKNOWN = ("", "-", "ceph", "dev", "iscsi_libvirt", "lvm", "restic", "rsync", "virtiofs")
+UNKNOWN = ("", "-", "dev", "iscsi_libvirt", "lvm", "restic", "rsync", "virtiofs")
 
 READABLE = ("READY", "USED", "CLONE", "DISABLED", "LOCKED_USED")
 IN_USE = ("USED_PERS", "LOCKED_USED_PERS")
@@ -36,8 +37,8 @@ def store(name, request):
 
 
 @pytest.fixture
-def driver(name):
-    return DatastoreDrivers()(name)
+def driver(name, ceph_pool):
+    return DatastoreDrivers(call=ceph_pool)(name)
 
 
 async def only(driver, datastore, image):

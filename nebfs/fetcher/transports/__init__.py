@@ -69,6 +69,7 @@ class Entry:
 TRANSPORTS: dict[str, Entry] = {
     "http": Entry("nebfs.fetcher.transports.http", "Http"),
     "oci": Entry("nebfs.fetcher.transports.oci", "Oci"),
+    "rbd": Entry("nebfs.fetcher.transports.rbd", "Rbd"),
     "s3": Entry("nebfs.fetcher.transports.s3", "S3", "pip install 'nebfs[s3]'"),
     "sftp": Entry("nebfs.fetcher.transports.sftp", "Sftp", "pip install 'nebfs[ssh]'"),
 }
