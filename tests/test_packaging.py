@@ -171,10 +171,10 @@ case "$*" in *install*) for name in {commands}; do
     printf '#!/bin/sh\\n' >{tools}/$name; chmod 755 {tools}/$name; done ;; esac
 """
 PACKAGES = (
-    "xorriso nginx-light docker-registry radosgw ceph-mon ceph-osd ceph-common tinyproxy-bin"
-    " openssh-server"
+    "xorriso squashfs-tools nginx-light docker-registry radosgw ceph-mon ceph-osd ceph-common"
+    " tinyproxy-bin openssh-server"
 )
-COMMANDS = "xorriso nginx docker-registry radosgw ceph-mon ceph-osd ceph-authtool tinyproxy sshd"
+COMMANDS = "xorriso mksquashfs nginx docker-registry radosgw ceph-mon ceph-osd ceph-authtool tinyproxy sshd"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="what root does")

@@ -194,9 +194,8 @@ async def test_without_a_user_nothing_is_shown(registry):
         await driver.offers(place(registry), None)
 
 
+@pytest.mark.parametrize("registry", ["token"], indirect=True, scope="module")
 def test_a_token_that_has_ended_is_had_anew(registry, settings):
-    if registry.tokens is None:
-        pytest.skip("it gives no tokens")
     url = f"{registry.url}/v2/demo/app/manifests/latest"
     before = len(registry.tokens.asked)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from scripts.benchmarks.frontend import ADMINISTRATOR
 from scripts.benchmarks.images import Image
 from scripts.benchmarks.peers.peer import Mounted, mounting
+from scripts.benchmarks.processes import Failed
 from scripts.benchmarks.sites import TLS_NUMBERS, Site
 
 
