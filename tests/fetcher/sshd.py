@@ -25,8 +25,12 @@ def keygen(path: Path) -> Path:
 class Sshd:
     """One host. Files are read as the user who runs the tests."""
 
-    def __init__(self, home: Path, client_key: Path, extra: str = "") -> None:
+    def __init__(
+        self, home: Path, client_key: Path, extra: str = "", sees: dict[Path, Path] | None = None
+    ) -> None:
+        """`sees`: directory -> another one that this host alone has in its place (needs root)."""
         home.mkdir()
+        self._sees = dict(sees or {})
         self.home = home
         keygen(home / "host")
         shutil.copy(f"{client_key}.pub", home / "authorized")
@@ -61,8 +65,12 @@ class Sshd:
         if os.geteuid() == 0:
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # it insists
         sshd = shutil.which("sshd") or "/usr/sbin/sshd"
+        argv = [sshd, "-D", "-f", self.home / "config", "-E", self.home / "log"]
+        for place, real in self._sees.items():
+            script = 'mount --bind "$0" "$1" && shift && exec "$@"'
+            argv = ["unshare", "--mount", "sh", "-c", script, real, place, *argv]
         self._process = subprocess.Popen(
-            [sshd, "-D", "-f", self.home / "config", "-E", self.home / "log"],
+            argv,
             start_new_session=True,
         )
         end = time.monotonic() + 10
