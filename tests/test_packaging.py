@@ -174,7 +174,10 @@ PACKAGES = (
     "xorriso squashfs-tools nginx-light docker-registry radosgw ceph-mon ceph-osd ceph-common"
     " tinyproxy-bin openssh-server"
 )
-COMMANDS = "xorriso mksquashfs nginx docker-registry radosgw ceph-mon ceph-osd ceph-authtool tinyproxy sshd"
+COMMANDS = (
+    "xorriso mksquashfs nginx docker-registry radosgw ceph-mon ceph-osd ceph-authtool"
+    " tinyproxy sshd"
+)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="what root does")
