@@ -20,7 +20,7 @@ from urllib.parse import quote
 import trio
 
 from nebfs.datastores.state import listed, trouble_of
-from nebfs.errors import BadAnswer
+from nebfs.errors import BadAnswer, Unsupported
 from nebfs.fetcher.messages import Call, CallRequest
 from nebfs.model import (
     Content,
@@ -116,7 +116,11 @@ class CephDatastore:
             timeout=_TIMEOUT,
             transport=TRANSPORT,
         )
-        answer = json.loads((await self._call(request)).body)
+        try:
+            answer = json.loads((await self._call(request)).body)
+        except Unsupported as exc:
+            # It is not that the cluster is away: something is missing here, and stays so.
+            return dict.fromkeys(names, Trouble(exc.errno, str(exc)))
         cluster, images = answer["cluster"], answer["images"]
         if len(images) != len(names):
             raise BadAnswer("not every image was looked at", asked=len(names), told=len(images))

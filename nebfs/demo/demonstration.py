@@ -38,8 +38,8 @@ from nebfs.model import (
 
 PRIVATE_HTTP = 100
 """Marketplaces: 0 (PUBLIC) and 1 are a fresh cloud's own, an administrator's begin at 100."""
-SYSTEM, DEFAULT, FILES, CEPH = 0, 1, 2, 100
-"""The datastores' ids."""
+SYSTEM, DEFAULT, FILES, ADDON = 0, 1, 2, 100
+"""The datastores' ids. ADDON is of a kind that others have added to their OpenNebula."""
 
 PASSWORD = "opennebula"  # noqa: S105 - of a cloud that lives on loopback for minutes
 
@@ -111,14 +111,12 @@ def _add_datastores(cloud: Cloud, root: Path) -> None:
         (SYSTEM, "system", "-", "local", DatastoreType.SYSTEM),
         (DEFAULT, "default", "fs", "local", DatastoreType.IMAGE),
         (FILES, "files", "fs", "local", DatastoreType.FILE),
-        (CEPH, "ceph", "ceph", "ceph", DatastoreType.IMAGE),
+        (ADDON, "add-on", "storpool", "storpool", DatastoreType.IMAGE),
     ):
         # oned puts the double slash there.
         base = f"{root}//datastores/{number}"
         Path(base).mkdir(parents=True, exist_ok=True)
-        extra = {}
-        if driver == "ceph":
-            extra = {"BRIDGE_LIST": "ceph-bridge", "POOL_NAME": "one", "CEPH_USER": "libvirt"}
+        extra = {"BRIDGE_LIST": "bridge"} if driver == "storpool" else {}
         capacity = (0, 0, 0) if kind is DatastoreType.SYSTEM else (258020, 74764, 29135)
         cloud.datastores[number] = DatastoreRecord(
             number,
@@ -128,7 +126,7 @@ def _add_datastores(cloud: Cloud, root: Path) -> None:
             transfer=transfer,
             base_path=base,
             type=kind,
-            disk_type=3 if driver == "ceph" else 0,
+            disk_type=2 if driver == "storpool" else 0,
             total_mb=capacity[0],
             free_mb=capacity[1],
             used_mb=capacity[2],
@@ -223,8 +221,8 @@ def _add_images(cloud: Cloud, images: DemonstrationImages) -> None:
     add(8, "twin", images.data, ImageType.DATABLOCK)
     _give_to_alice(add(9, "twin", images.kernel, ImageType.DATABLOCK))
     add(10, "vmlinuz-test", images.kernel, ImageType.KERNEL, FILES)
-    ceph = add(20, "rbd disk", None, datastore=CEPH)
-    ceph.source, ceph.format, ceph.disk_type = "one/one-20", "raw", 3
+    block = add(20, "add-on disk", None, datastore=ADDON)
+    block.source, block.format, block.disk_type = "one/ONE-img-20", "raw", 2
 
 
 def _store(original: Path, place: Path) -> None:

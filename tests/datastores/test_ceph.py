@@ -9,7 +9,7 @@ import pytest
 
 from nebfs.datastores import DatastoreDrivers
 from nebfs.datastores.ceph import CephDatastore
-from nebfs.errors import BadAnswer, Refused, Unreachable
+from nebfs.errors import BadAnswer, Refused, Unreachable, Unsupported
 from nebfs.fetcher.messages import CallAnswer
 from nebfs.model import ImageState, ImageType, Revision, Snapshot, Template
 
@@ -180,6 +180,14 @@ async def test_a_pool_of_which_nothing_is_known_is_not_empty(driver, place, stor
     pool.failure = failure
     with pytest.raises(type(failure)):
         await driver.holdings(place(), [stored(1)])
+
+
+async def test_what_is_missing_on_this_machine_is_said_at_every_image(driver, place, stored, pool):
+    pool.failure = Unsupported("install python3-rbd", conf="/etc/x")
+    for holding in await driver.holdings(place(), [stored(1), stored(2)]):
+        assert holding.trouble.errno == errno.EOPNOTSUPP
+        assert "install python3-rbd" in holding.trouble.reason
+        assert "/etc/x" in holding.trouble.reason
 
 
 async def test_an_answer_about_fewer_images_is_no_answer(driver, place, stored):

@@ -11,7 +11,7 @@ import pytest
 from nebfs.demo import DemonstrationServers
 from nebfs.demo.cloud import digests
 from nebfs.demo.containers import CONTAINERS
-from nebfs.demo.demonstration import CEPH, DEFAULT, PRIVATE_HTTP
+from nebfs.demo.demonstration import ADDON, DEFAULT, PRIVATE_HTTP
 from nebfs.demo.records import AppRecord, ImageRecord
 from nebfs.errors import Missing
 from nebfs.model import AppState, ImageState, Snapshot, Template
@@ -57,7 +57,7 @@ def test_every_reference_leads_somewhere(site, servers):
         store = stores[int(image.findtext("DATASTORE_ID"))]
         assert store.findtext("NAME") == image.findtext("DATASTORE")
         assert str(number) in [e.text for e in store.find("IMAGES")]
-    assert [e.text for e in stores[CEPH].find("IMAGES")] == ["20"]
+    assert [e.text for e in stores[ADDON].find("IMAGES")] == ["20"]
     whole = site.call("marketapppool.info", -2, -1, -1)[1] + site.call("zonepool.info")[1]
     assert servers.frontend_url in whole
     assert servers.appliance_url in whole
