@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -468,9 +469,12 @@ def test_a_key_that_cannot_be_read_is_said(place, image, sshd, tmp_path):
     trust(place, sshd)
     broken = tmp_path / "broken"
     broken.write_text("canary-key")
-    text = refused(place, image, tmp_path, sshd, identity=str(broken))
-    assert "cannot be read" in text
-    assert "canary" not in text
+    locked = tmp_path / "locked"
+    subprocess.run(["ssh-keygen", "-q", "-N", "canary-word", "-f", locked], check=True)
+    for file in (broken, locked, tmp_path / "none"):
+        text = refused(place, image, tmp_path, sshd, identity=str(file))
+        assert "cannot be read" in text
+        assert "canary" not in text
 
 
 def test_a_file_of_host_keys_of_its_own(place, image, sshd, tmp_path):

@@ -172,9 +172,15 @@ def _failure(host: Host, known: _Known, exc: Exception, settings: FetcherSetting
         case TimeoutError():
             waited = f"no connection within {settings.connect_timeout:g} seconds"
             return Unreachable(waited, host=shown)
-        case asyncssh.ConfigParseError() | asyncssh.KeyImportError():
+        case (
+            asyncssh.ConfigParseError()
+            | asyncssh.KeyImportError()
+            | asyncssh.KeyEncryptionError()
+            | FileNotFoundError()
+        ):
             return Refused(
-                f"a key, or ~/.ssh/config, cannot be read by {here}",
+                f"a key, or ~/.ssh/config, cannot be read by {here}; a key with a passphrase can"
+                " be used only from an agent",
                 host=shown,
                 reason=type(exc).__name__,
             )
