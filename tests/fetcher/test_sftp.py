@@ -298,6 +298,30 @@ def test_a_dead_bridge_is_skipped_and_remembered(place, image, sshd, tmp_path):
     assert failed["host"] == dead
 
 
+def test_a_bridge_that_lives_again_is_found_without_anybody_waiting(
+    place, image, make_sshd, tmp_path, monkeypatch
+):
+    first, second = make_sshd(), make_sshd()
+    trust(place, first, second)
+    first.stop()
+    monkeypatch.setattr("nebfs.fetcher.transports.sftp_hosts.DEAD_FOR", -1.0)
+
+    async def work(transport):
+        where = locator(place, image, first, second)
+        await fetch(transport, where, revision(image), tmp_path, (0, 1))
+        first.start()
+        first.send(signal.SIGSTOP)
+        await fetch(transport, where, revision(image), tmp_path, (0, 1))
+        (making,) = transport._hosts._connecting.values()
+        first.send(signal.SIGCONT)
+        await making
+        second.stop()
+        await fetch(transport, where, revision(image), tmp_path, (0, 6))
+
+    run(work)
+    assert (first.logins, second.logins) == (1, 1)
+
+
 def test_when_all_bridges_are_dead_each_says_why(place, image, tmp_path):
     first, second = f"127.0.0.1:{dead_port()}", "no.such.host.invalid"
 

@@ -1,7 +1,7 @@
 """The hosts of one place (an OpenNebula datastore's bridges), and the sessions with them.
 
 Any of the hosts gives the same files. The first that lives is asked; one that was found dead is
-asked last for a while.
+asked last until it is known to live again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nebfs.fetcher.transports.sftp_sessions import Session
 T = TypeVar("T")
 
 DEAD_FOR = 30.0
-"""Seconds for which a host that could not be reached is asked last."""
+"""Seconds after which it is tried again whether a host lives that could not be reached."""
 
 log = structlog.get_logger()
 
@@ -96,20 +96,35 @@ class Hosts:
                     raise
 
     def _ordered(self, hosts: Sequence[Host]) -> list[Host]:
+        """Return `hosts` with the dead ones last. Whether those live again is found out meanwhile:
+        no reader waits for them while there is another.
+        """
         now = self._loop.time()
-        return sorted(hosts, key=lambda host: max(self._dead.get(host, 0.0) - now, 0.0))
+        for host in hosts:
+            if len(hosts) > 1 and self._dead.get(host, now) < now:
+                self._dead[host] = now + DEAD_FOR
+                self._connecting_to(host)
+        return sorted(hosts, key=lambda host: host in self._dead)
 
     async def _connected(self, host: Host) -> Session:
         session = self._sessions.get(host)
         if session is not None and session.alive:
             return session
+        # Many may wait for it; one that gives up does not take it from the others.
+        return await asyncio.shield(self._connecting_to(host))
+
+    def _connecting_to(self, host: Host) -> asyncio.Task[Session]:
         making = self._connecting.get(host)
         if making is None:
             making = self._loop.create_task(self._connect(host))
             self._connecting[host] = making
-            making.add_done_callback(lambda _: self._connecting.pop(host, None))
-        # Many may wait for it; one that gives up does not take it from the others.
-        return await asyncio.shield(making)
+            making.add_done_callback(lambda task: self._made(host, task))
+        return making
+
+    def _made(self, host: Host, task: asyncio.Task[Session]) -> None:
+        del self._connecting[host]
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits for it
 
     async def _connect(self, host: Host) -> Session:
         old = self._sessions.pop(host, None)
