@@ -431,6 +431,25 @@ def test_a_cluster_that_is_killed_in_the_middle_of_a_read_ends_it_in_time(make_t
         target.check()
 
 
+def test_a_client_that_was_shut_out_enters_anew(images, make_target):
+    async def run():
+        async with transport() as rbd:
+            first, second, third = (make_target(DATA, SLOT) for _ in range(3))
+            await rbd.fetch(asked_of(images, "one/one-1", first, (0, 1)), first.fd, Listener(first))
+            (entered,) = rbd._clusters._entered.values()
+            shut = [
+                b.removeprefix("v2:") for b in entered._client.get_addrs().strip("[]").split(",")
+            ]
+            for address in shut:
+                await asyncio.to_thread(images.ceph, "osd", "blocklist", "add", address)
+            with pytest.raises(Unreachable, match="shut this client out"):
+                await rbd.fetch(asked_of(images, "one/one-1", second), second.fd, Listener(second))
+            await rbd.fetch(asked_of(images, "one/one-1", third), third.fd, Listener(third))
+            third.check()
+
+    asyncio.run(run())
+
+
 def test_a_fetch_that_is_given_up_writes_nothing_more(images, target):
     async def run():
         async with transport() as rbd:
@@ -474,3 +493,34 @@ def test_nothing_else_of_the_distributions_directory_can_be_imported():
 )
 def test_an_address_is_taken_apart_where_it_is_joined(address, place):
     assert Place.at(address) == place
+
+
+def test_many_readers_who_come_and_go_get_the_right_bytes(images, make_target):
+    source = random.Random(3)
+
+    async def read(rbd):
+        target = make_target(DATA, SLOT)
+        start = source.randrange(170)
+        asked = (start, min(start + source.choice((1, 2, 16, 40)), 185))
+        name = source.choice(("one-1", "one-1@snap", "one-2"))
+        request = asked_of(
+            images, f"one/{name}", target, asked, wanted=(start * SLOT, start * SLOT + 9)
+        )
+        task = asyncio.create_task(rbd.fetch(request, target.fd, Listener(target)))
+        if source.random() < 0.4:
+            await asyncio.sleep(source.random() / 50)
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if task.cancelled():
+            assert target.slots <= set(range(*asked))
+        else:
+            task.result()
+            assert target.slots == set(range(*asked))
+        target.check()
+
+    async def run():
+        async with transport() as rbd:
+            for _ in range(5):
+                await asyncio.gather(*(read(rbd) for _ in range(12)))
+
+    asyncio.run(run())

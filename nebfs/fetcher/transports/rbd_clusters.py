@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
+import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 from nebfs.errors import NebfsError, Refused, Unreachable, Unsupported
@@ -20,13 +23,20 @@ MOST = 16
 
 
 class Cluster:
-    """One cluster that was entered; its methods block."""
+    """One connection to a cluster; its methods block.
+
+    Whatever thread uses it holds it meanwhile, and so does every open image: librados may not be
+    shut down under them, and a thread may outlive everybody who waits for it.
+    """
 
     def __init__(self, binding: Binding, door: Door, settings: FetcherSettings) -> None:
         """Connect. Blocks for about connect_timeout seconds. Raises NebfsError."""
         self.binding = binding
         self.door = door
         self.stall_timeout = settings.stall_timeout
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._retired = False
         self._pools: dict[str, Any] = {}
         # librados takes whole seconds, and 0 for ever.
         connect = max(1, math.floor(settings.connect_timeout))
@@ -111,8 +121,30 @@ class Cluster:
         """Say in words what an exception of the binding means."""
         return of_asking(number_of(exc), place, self.door, self.stall_timeout)
 
-    def close(self) -> None:
-        """End the connection; every image must be closed. Blocks."""
+    def hold(self) -> None:
+        """Keep the connection, until `release`. Raises Unreachable when it has ended."""
+        with self._lock:
+            if self._retired:
+                raise Unreachable("the connection to the cluster has just been given up")
+            self._holders += 1
+
+    def release(self) -> None:
+        """Hold it no longer."""
+        with self._lock:
+            self._holders -= 1
+            over = self._retired and self._holders == 0
+        if over:
+            self._end()
+
+    def retire(self) -> None:
+        """End the connection as soon as nobody holds it."""
+        with self._lock:
+            over = not self._retired and self._holders == 0
+            self._retired = True
+        if over:
+            self._end()
+
+    def _end(self) -> None:
         for pool in self._pools.values():
             pool.close()
         self._client.shutdown()
@@ -142,18 +174,45 @@ class Clusters:
         self._threads = threads
         self._entered: dict[Door, Cluster] = {}
         self._entering: dict[Door, asyncio.Task[Cluster]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
-    async def enter(self, door: Door) -> Cluster:
-        """Return the cluster behind `door`; all who want it share the outcome.
+    @contextlib.asynccontextmanager
+    async def use(self, door: Door) -> AsyncIterator[Cluster]:
+        """Give the cluster behind `door`. Raises NebfsError.
 
-        Raises NebfsError.
+        After a failure the next one who wants it connects anew: this client may have been shut out,
+        or its key been replaced, and librados would not find out.
         """
+        cluster = await self._enter(door)
+        try:
+            yield cluster
+        except (Refused, Unreachable):
+            self.retire(cluster)
+            raise
+
+    def retire(self, cluster: Cluster) -> None:
+        """Let nobody else use it."""
+        if self._entered.get(cluster.door) is cluster:
+            del self._entered[cluster.door]
+            self._end(cluster)
+
+    def _end(self, cluster: Cluster) -> None:
+        async def end() -> None:
+            with contextlib.suppress(NebfsError):
+                await self._threads.run(cluster.retire, within=self._settings.connect_timeout)
+
+        task = asyncio.create_task(end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _enter(self, door: Door) -> Cluster:
+        """Return the connection; all who want it share the outcome of making it."""
         cluster = self._entered.get(door)
         if cluster is not None:
             return cluster
         task = self._entering.get(door)
         if task is None:
-            task = self._entering[door] = asyncio.create_task(self._enter(door))
+            task = self._entering[door] = asyncio.create_task(self._connect(door))
 
             def over(task: asyncio.Task[Cluster]) -> None:
                 del self._entering[door]
@@ -163,14 +222,14 @@ class Clusters:
             task.add_done_callback(over)
         return await asyncio.shield(task)
 
-    async def _enter(self, door: Door) -> Cluster:
+    async def _connect(self, door: Door) -> Cluster:
         if len(self._entered) >= MOST:
             raise Unsupported("there are too many clusters, or ways into them", most=MOST)
         cluster = self._entered[door] = await self._threads.run(
             lambda: Cluster(self._binding, door, self._settings),
             # librados has the same limit, and knows better what is wrong.
             within=self._settings.connect_timeout + 1,
-            discard=Cluster.close,
+            discard=Cluster.retire,
         )
         return cluster
 
@@ -178,6 +237,7 @@ class Clusters:
         """End every connection, as far as they end in time."""
         if self._entering:
             await asyncio.wait(self._entering.values())
-        entered, self._entered = list(self._entered.values()), {}
-        for cluster in entered:
-            await self._threads.run(cluster.close, within=self._settings.connect_timeout)
+        while self._entered:
+            self._end(self._entered.popitem()[1])
+        if self._ending:
+            await asyncio.wait(self._ending)

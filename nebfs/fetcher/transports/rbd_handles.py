@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -78,6 +78,8 @@ class Handle:
     Its methods may be called from any thread, except that nothing is asked of what is closed.
     """
 
+    cluster: Cluster
+    place: Place
     image: Any
     facts: Facts
     pool: Any
@@ -91,6 +93,15 @@ class Handle:
     @classmethod
     def open(cls, cluster: Cluster, place: Place) -> Handle:
         """Open it. Raises NebfsError; blocks."""
+        cluster.hold()
+        try:
+            return cls._opened(cluster, place)
+        except BaseException:
+            cluster.release()
+            raise
+
+    @classmethod
+    def _opened(cls, cluster: Cluster, place: Place) -> Handle:
         binding = cluster.binding
         pool = cluster.pool(place, own=True)
         try:
@@ -99,7 +110,8 @@ class Handle:
             version = _version_of(pool, header)
             image = cluster.open(place)
             try:
-                return cls(image, facts_of(image, place.snapshot), pool, header, version)
+                facts = facts_of(image, place.snapshot)
+                return cls(cluster, place, image, facts, pool, header, version)
             except BaseException:
                 image.close()
                 raise
@@ -109,7 +121,7 @@ class Handle:
                 raise cluster.failure(exc, place) from exc
             raise
 
-    def extents(self, cluster: Cluster, place: Place, start: int, stop: int) -> Ranges:
+    def extents(self, start: int, stop: int) -> Ranges:
         """Return where in [start, stop) there may be data, ascending. Raises NebfsError.
 
         Everything else is zeros. Of a clone, the parent's data count.
@@ -124,27 +136,42 @@ class Handle:
             try:
                 # Not whole_object: that believes the object map, which may be behind.
                 self.image.diff_iterate(start, stop - start, None, note)
-            except cluster.binding.rbd.Error as exc:
-                raise cluster.failure(exc, place) from exc
+            except self.cluster.binding.rbd.Error as exc:
+                raise self.cluster.failure(exc, self.place) from exc
         return _joined(found)
 
-    def is_untouched(self, cluster: Cluster, place: Place) -> bool:
+    def is_untouched(self) -> bool:
         """Whether the name still leads to it, and nothing was changed about it.
 
         Raises NebfsError.
         """
-        rados = cluster.binding.rados
+        rados = self.cluster.binding.rados
         with self._pool_used:
             try:
-                if self.header.startswith(_HEADER):
-                    led_to = self.pool.read(f"{_NAME}{place.image}", _NAME_SIZE)
-                    if _header(led_to) != self.header:
-                        return False
-                return _version_of(self.pool, self.header) == self.header_version
+                leads_here = self._asked_name(self.place.image)
+                version = _version_of(self.pool, self.header)
+                return leads_here() and version == self.header_version
             except rados.ObjectNotFound:
                 return False
             except rados.Error as exc:
-                raise cluster.failure(exc, place) from exc
+                raise self.cluster.failure(exc, self.place) from exc
+
+    def _asked_name(self, name: str) -> Callable[[], bool]:
+        """Begin to ask whether the image's name leads to this header; return what waits for it."""
+        if not self.header.startswith(_HEADER):
+            return lambda: True
+        answer: list[bytes] = []
+
+        def note(_completion: Any, data: bytes | None) -> None:
+            answer.append(data or b"")  # b"": the name is gone, or that was not to be learned
+
+        asked = self.pool.aio_read(f"{_NAME}{name}", _NAME_SIZE, 0, note)
+
+        def leads_here() -> bool:
+            asked.wait_for_complete_and_cb()
+            return _header(answer[0]) == self.header
+
+        return leads_here
 
     def close(self) -> None:
         """Close it, when what is asked of it is answered; what cannot be closed is left."""
@@ -152,6 +179,7 @@ class Handle:
             self.image.close()
         with self._pool_used, contextlib.suppress(Exception):
             self.pool.close()
+        self.cluster.release()
 
 
 def _joined(extents: Ranges) -> list[tuple[int, int]]:

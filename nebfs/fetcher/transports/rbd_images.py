@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from nebfs.errors import Changed, NebfsError, Unreachable
+from nebfs.errors import Changed, NebfsError, Refused, Unreachable
 from nebfs.fetcher.transports.rbd_clusters import Cluster, Clusters
 from nebfs.fetcher.transports.rbd_handles import Handle, Ranges
 from nebfs.fetcher.transports.rbd_places import Door, Place
@@ -33,7 +33,7 @@ class OpenImage:
         self.users = 0
         self.outdated = False
         """Whether it is not to be used again."""
-        self._cluster = cluster
+        self.cluster = cluster
         self._place = place
         self._handle = handle
         self._threads = threads
@@ -43,7 +43,7 @@ class OpenImage:
     @property
     def _patience(self) -> float:
         # librados has the same limit, and knows better what is wrong.
-        return self._cluster.stall_timeout + 1
+        return self.cluster.stall_timeout + 1
 
     async def read(self, start: int, stop: int) -> bytes:
         """Return the bytes of [start, stop), which are good once they are confirmed."""
@@ -55,10 +55,8 @@ class OpenImage:
 
     async def extents(self, start: int, stop: int) -> Ranges:
         """Return where in [start, stop) there may be data, ascending; to be confirmed, too."""
-        handle, cluster, place = self._handle, self._cluster, self._place
-        return await self._threads.run(
-            lambda: handle.extents(cluster, place, start, stop), within=self._patience
-        )
+        handle = self._handle
+        return await self._threads.run(lambda: handle.extents(start, stop), within=self._patience)
 
     async def confirm(self) -> None:
         """Make sure that what was read until now is of `revision`. Raises Changed, NebfsError.
@@ -83,15 +81,12 @@ class OpenImage:
             raise
 
     async def _untouched(self) -> bool:
-        handle, cluster, place = self._handle, self._cluster, self._place
-        return await self._threads.run(
-            lambda: handle.is_untouched(cluster, place), within=2 * self._patience
-        )
+        return await self._threads.run(self._handle.is_untouched, within=2 * self._patience)
 
     async def _look_again(self) -> None:
         """The header was changed: by a new snapshot or clone, or because the image was written."""
         handle = await self._threads.run(
-            lambda: Handle.open(self._cluster, self._place),
+            lambda: Handle.open(self.cluster, self._place),
             within=self._patience,
             discard=Handle.close,
         )
@@ -113,12 +108,12 @@ class OpenImage:
                     future.set_result(value)
                 else:
                     exc = OSError(-number, "")
-                    future.set_exception(self._cluster.failure(exc, self._place))
+                    future.set_exception(self.cluster.failure(exc, self._place))
 
         def done(completion: Any, value: Any) -> None:  # in a thread of librbd
             tell(loop, settle, completion.get_return_value(), value)
 
-        errors = (self._cluster.binding.rbd.Error, self._cluster.binding.rados.Error)
+        errors = (self.cluster.binding.rbd.Error, self.cluster.binding.rados.Error)
         try:
             async with asyncio.timeout(self._patience):
                 ask(done)
@@ -128,7 +123,7 @@ class OpenImage:
                 "the cluster fell silent", after=self._patience, image=self._place.shown
             ) from exc
         except errors as exc:
-            raise self._cluster.failure(exc, self._place) from exc
+            raise self.cluster.failure(exc, self._place) from exc
 
     async def aclose(self) -> None:
         """Close it; nobody may use it."""
@@ -157,8 +152,10 @@ class Images:
         image.users += 1
         try:
             yield image
-        except Unreachable:
-            image.outdated = True  # whatever is wrong may be wrong with what is open
+        except (Refused, Unreachable):
+            # Whatever is wrong may be wrong with what is open.
+            image.outdated = True
+            self._clusters.retire(image.cluster)
             raise
         finally:
             image.users -= 1
@@ -194,12 +191,12 @@ class Images:
         return await asyncio.shield(task)
 
     async def _open_anew(self, door: Door, place: Place) -> OpenImage:
-        cluster = await self._clusters.enter(door)
-        handle = await self._threads.run(
-            lambda: Handle.open(cluster, place),
-            within=cluster.stall_timeout + 1,
-            discard=Handle.close,
-        )
+        async with self._clusters.use(door) as cluster:
+            handle = await self._threads.run(
+                lambda: Handle.open(cluster, place),
+                within=cluster.stall_timeout + 1,
+                discard=Handle.close,
+            )
         image = self._open[door, place] = OpenImage(cluster, place, handle, self._threads)
         return image
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from nebfs.errors import BadAnswer, NebfsError, Refused, TimedOut, Unreachable, Unsupported
 from nebfs.fetcher.messages import CallAnswer, CallRequest
@@ -21,6 +21,8 @@ from nebfs.fetcher.transports.rbd_clusters import Cluster, Clusters
 from nebfs.fetcher.transports.rbd_handles import facts_of
 from nebfs.fetcher.transports.rbd_places import Door, Place
 from nebfs.fetcher.transports.rbd_threads import Threads
+
+T = TypeVar("T")
 
 AT_ONCE = 8
 """Images that are opened at a time: opening one is some five round trips and no work."""
@@ -39,26 +41,33 @@ class Looks:
         until = time.monotonic() + request.timeout
         place = Place.at(request.url)
         door, names = _question(request)
-        cluster = await self._clusters.enter(door)
-        # A pool that is not there is no image's trouble.
-        await self._threads.run(lambda: cluster.pool(place), within=request.timeout)
+        async with self._clusters.use(door) as cluster:
+            # A pool that is not there is no image's trouble.
+            await self._threads.run(
+                lambda: _held(cluster, cluster.pool, place), within=_left(until)
+            )
+            images = await self._images(cluster, place, names, until)
+            _judge(images)
+        body = json.dumps({"cluster": cluster.id, "images": images}).encode()
+        if len(body) > request.max_body:
+            raise BadAnswer("the pool has too many images", most=request.max_body)
+        return CallAnswer(200, (), body)
+
+    async def _images(
+        self, cluster: Cluster, place: Place, names: Sequence[str], until: float
+    ) -> list[dict[str, Any]]:
         shares = [names[start::AT_ONCE] for start in range(min(AT_ONCE, len(names)))]
 
         async def ask(share: Sequence[str]) -> list[dict[str, Any]]:
             return await self._threads.run(
-                lambda: [_look(cluster, replace(place, image=name), until) for name in share],
-                within=max(0.0, until - time.monotonic()),
+                lambda: _held(cluster, _look_at, cluster, place, share, until), within=_left(until)
             )
 
         answers = await asyncio.gather(*(ask(share) for share in shares))
         images: list[dict[str, Any]] = [{}] * len(names)
         for start, share in enumerate(answers):
             images[start::AT_ONCE] = share
-        _judge(images)
-        body = json.dumps({"cluster": cluster.id, "images": images}).encode()
-        if len(body) > request.max_body:
-            raise BadAnswer("the pool has too many images", most=request.max_body)
-        return CallAnswer(200, (), body)
+        return images
 
 
 def _question(request: CallRequest) -> tuple[Door, list[str]]:
@@ -66,6 +75,25 @@ def _question(request: CallRequest) -> tuple[Door, list[str]]:
     if request.method != "LOOK":
         raise Unsupported("this transport is asked by LOOK alone", method=request.method)
     return Door.of(question["door"]), [str(name) for name in question["images"]]
+
+
+def _left(until: float) -> float:
+    return max(0.0, until - time.monotonic())
+
+
+def _held(cluster: Cluster, work: Callable[..., T], *arguments: Any) -> T:
+    """Do something in a thread that holds the connection."""
+    cluster.hold()
+    try:
+        return work(*arguments)
+    finally:
+        cluster.release()
+
+
+def _look_at(
+    cluster: Cluster, place: Place, names: Sequence[str], until: float
+) -> list[dict[str, Any]]:
+    return [_look(cluster, replace(place, image=name), until) for name in names]
 
 
 def _look(cluster: Cluster, place: Place, until: float) -> dict[str, Any]:
