@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import pytest
 import trio
 import trio.testing
 
+from nebfs.errors import BadAnswer, Damaged
+from nebfs.model import Checksum
 from nebfs.units import KIB, MIB
 
 
@@ -54,6 +57,66 @@ async def test_a_read_beside_it_waits_for_the_slot(eager, store, nursery, kinds,
     eager.slots.set()
     assert await read(reader, 210_000, 4096) == eager.data[210_000:214_096]
     assert len(eager.log) == 1
+    await reader.aclose()
+
+
+@pytest.fixture
+def patient_clock():
+    """Jumps only when nothing happens for a while: threads that hash are let finish."""
+    return trio.testing.MockClock(autojump_threshold=0.05)
+
+
+def published(place):
+    return Checksum("md5", hashlib.md5(place.data).hexdigest())
+
+
+async def test_a_read_that_completes_the_object_waits_for_the_verdict_though_its_bytes_are_here(
+    eager, store, nursery, kinds, patient_clock
+):
+    """What is answered before its block must not be the end of a copy that was never compared."""
+    eager.data = eager.data[: 128 * KIB + 3000]
+    eager.corrupt = True
+    reader = await kinds.Shop(eager, store, nursery).open(published(eager))
+    assert await read(reader, 0, 4096) == eager.data[:4096]  # early: the other slot is missing
+    with trio.move_on_after(5) as waiting:
+        await read(reader, 128 * KIB, 3000)
+    assert waiting.cancelled_caught
+    eager.slots.set()
+    with pytest.raises(Damaged):
+        await read(reader, 128 * KIB, 3000)
+    await reader.aclose()
+
+
+async def test_a_block_that_is_here_waits_too_when_only_promised_ones_are_missing(
+    eager, store, nursery, kinds, patient_clock
+):
+    eager.data = eager.data[: 256 * KIB]
+    eager.slots.set()
+    gate = trio.Event()
+    eager.script = [gate]
+    reader = await kinds.Shop(eager, store, nursery).open(published(eager))
+    assert await read(reader, 200_000, 4096) == eager.data[200_000:204_096]
+    for _ in range(2):  # once when it comes, once when it is here
+        with trio.move_on_after(5) as waiting:
+            await read(reader, 0, 128 * KIB)
+        assert waiting.cancelled_caught
+    assert reader.facts().cached == 128 * KIB
+    gate.set()
+    assert await read(reader, 0, 128 * KIB) == eager.data[: 128 * KIB]
+    assert reader.facts().verified == "yes"
+    await reader.aclose()
+
+
+async def test_a_promised_block_that_fails_to_come_is_asked_for_again(
+    eager, store, nursery, kinds, patient_clock
+):
+    eager.data = eager.data[:3000]
+    eager.script = [BadAnswer("nonsense")]
+    eager.slots.set()
+    reader = await kinds.Shop(eager, store, nursery).open(published(eager))
+    assert await read(reader, 0, 3000) == eager.data
+    assert reader.facts().verified == "yes"
+    assert len(eager.log) == 2
     await reader.aclose()
 
 

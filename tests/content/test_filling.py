@@ -381,11 +381,11 @@ async def test_a_damaged_image_is_found_and_not_filled_again(shop, large, hashin
 async def test_what_waits_for_a_turn_is_let_in_by_its_urgency(autojump_clock):
     gate = Gate(1)
     order = []
-    leave = trio.Event()
+    leave = {priority: trio.Event() for priority in Priority}
 
     async def hold(priority):
         async with gate.turn(priority):
-            await leave.wait()
+            await leave[priority].wait()
 
     async def take(priority, number):
         async with gate.turn(priority):
@@ -399,7 +399,9 @@ async def test_what_waits_for_a_turn_is_let_in_by_its_urgency(autojump_clock):
         for number, priority in itertools.product((1, 2), reversed(Priority)):
             nursery.start_soon(take, priority, number)
             await trio.sleep(0.1)
-        leave.set()
+        leave[Priority.READ_AHEAD].set()
+        await trio.sleep(0.1)
+        leave[Priority.DEMAND].set()
     # One demand and one that reads ahead at a time, which trio wakes in any order; what fills is
     # let in when all are gone.
     assert sorted(order[:2]) == [(Priority.DEMAND, 1), (Priority.READ_AHEAD, 1)]

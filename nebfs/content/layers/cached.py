@@ -59,6 +59,8 @@ class Cached:
         self._orders: dict[int, Order] = {}
         self._started: dict[Priority, deque[Order]] = {p: deque() for p in Priority}
         """Orders whose tasks have not run yet."""
+        self._promised: set[int] = set()
+        """Slots of which something was answered early, and which are not here yet."""
         self._last_error = ""
 
     @property
@@ -84,7 +86,7 @@ class Cached:
                 return data
         raise Damaged("the cache keeps losing these blocks", offset=offset, length=length)
 
-    async def _bring(self, first: int, stop: int, wanted: tuple[int, int]) -> bytes | None:
+    async def _bring(self, first: int, stop: int, wanted: tuple[int, int] | None) -> bytes | None:
         """Return when the slots are here, or at least were for a moment; or return what is wanted
         of them, if that came by itself.
         """
@@ -100,6 +102,8 @@ class Cached:
                     # A copy: each reader raises its own, with its own traceback.
                     raise copy.copy(order.error) from order.error
                 if order is not None and order.early is not None and order.wanted == wanted:
+                    # `wanted` is not None: without it nothing comes early.
+                    self._promised.add(slot)
                     return order.early
             for slot in missing:
                 order = self._orders.get(slot)
@@ -109,6 +113,22 @@ class Cached:
                     watched[slot] = order
             await file.arrival(first, stop)
         return None
+
+    @property
+    def owing(self) -> bool:
+        """Whether all bytes were answered or could be, though not all of them are here yet."""
+        return 0 < self.file.slots - self.file.here <= len(self._promised)
+
+    async def redeem(self) -> None:
+        """When nothing is missing but what was answered early, wait until that is here, too.
+
+        Raises what the source raises.
+        """
+        while self.owing:
+            slot = min(self._promised)
+            await self._bring(slot, slot + 1, None)
+            if self.file.has(slot, slot + 1):
+                self._promised.discard(slot)
 
     def _demand(self, slot: int, stop: int, wanted: tuple[int, int] | None) -> Order:
         """Order what a reader waits for, starting with `slot`, and what is around it."""
@@ -202,6 +222,8 @@ class Cached:
                 if self._orders.get(slot) is order:
                     del self._orders[slot]
             order.finish(error)
+            if error is None and self._promised:
+                self._promised.difference_update(range(order.first, order.stop))
 
     async def _fill(self, order: Order) -> None:
         store = self._store
@@ -227,6 +249,7 @@ class Cached:
         old, self.file, self._store = self.file, fresh, self._memory
         self.warm = fresh.warm
         self._orders.clear()
+        self._promised.clear()
         old.tell()
         await store.release(old)
 

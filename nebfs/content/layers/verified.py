@@ -96,7 +96,7 @@ class Verified:
         self.follow()
 
     def _warm(self, offset: int, length: int) -> memoryview | None:
-        if self._below.file.complete and not self._overdue:
+        if (self._below.file.complete and not self._overdue) or self._below.owing:
             return None  # pread waits for the verdict
         return self._below.warm(offset, length)
 
@@ -105,8 +105,10 @@ class Verified:
         if self.verdict is Verdict.MISMATCH:
             raise self._damaged()
         data = await self._below.pread(offset, length)
-        if self._below.file.complete:
+        if self._below.file.complete or self._below.owing:
             data = bytes(data)  # a view does not outlast the wait
+            # Otherwise the last read could have its bytes before the block that completes all.
+            await self._below.redeem()
         await self._await_verdict()
         return data
 
