@@ -258,19 +258,26 @@ class User:
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 
 
+_NESTED = re.compile(r"(?:[a-z][a-z0-9+.-]*://)+(?=[a-z][a-z0-9+.-]*:/)", re.IGNORECASE)
+
+
 def without_credentials(url: str) -> str:
     """Return `url` as it may be shown: no user, password, query or fragment.
 
-    Of what only looks like a URL nothing can be told apart, so nothing is shown.
+    Of what only looks like a URL nothing can be told apart, so nothing is shown. OpenNebula puts
+    one URL behind the scheme of another (``lxd://https://...``): what holds for one holds for both.
     """
+    nested = _NESTED.match(url)
+    outer = nested[0] if nested is not None else ""
+    url = url.removeprefix(outer)
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "[a broken URL]"
+        return f"{outer}[a broken URL]"
     if not parts.netloc:
-        return url
+        return f"{outer}[a broken URL]" if outer else url
     host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    return outer + urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def shown_text(text: str) -> str:
