@@ -267,7 +267,7 @@ def _survey(settings: Settings, fetcher: FetcherProcess) -> tuple[str, Survey, s
         datastore_driver=DatastoreDrivers(
             paths=settings.datastore_paths,
             call=fetcher.call,
-            settings={"ceph": settings.ceph_places},
+            settings={"ceph": settings.ceph_places, "fs": settings.datastores.ssh},
         ),
         place_timeout=settings.listing_deadline,
         now=time.time,

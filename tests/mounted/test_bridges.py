@@ -201,3 +201,17 @@ def test_a_front_end_elsewhere_by_its_url(
     mount = make_mount(servers.frontend_url, "--config", config)
     mount.start()
     assert mount.image("disk.raw", "far away").read_bytes() == data
+
+
+def test_a_key_and_host_keys_that_are_set(make_mount, servers, data, user, bridges, tmp_path):
+    for name in ("id_ed25519", "known_hosts"):
+        (user / ".ssh" / name).rename(tmp_path / name)
+    config = tmp_path / "nebfs.toml"
+    config.write_text(
+        f'[datastores]\nssh_identity_file = "{tmp_path}/id_ed25519"\n'
+        f'ssh_known_hosts_file = "{tmp_path}/known_hosts"\n'
+    )
+    mount = make_mount(servers.frontend_url, "--config", config)
+    mount.start()
+    assert mount.image("disk.raw", "far away").read_bytes() == data
+    assert "id_ed25519" not in mount.log
