@@ -152,11 +152,12 @@ class Order:
     def finish(self, error: BaseException | None = None) -> None:
         """End the order: what it claimed and did not bring may be claimed by others again."""
         self.error = error
-        if self._claimed or error is not None:
-            for slot in self._claimed:
-                self.file.claimed[slot] = 0
-            self._claimed.clear()
-            self.file.tell()
+        for slot in self._claimed:
+            self.file.claimed[slot] = 0
+        self._claimed.clear()
+        # Also when all of it came: some may have left again before the rest was here, and whoever
+        # waits has been waiting for this order.
+        self.file.tell()
 
 
 def _nothing() -> None:

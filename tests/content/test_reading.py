@@ -300,6 +300,24 @@ async def test_memory_alone_still_reads_an_image_larger_than_it(place, nursery, 
     await reader.aclose()
 
 
+async def test_a_block_that_leaves_before_its_neighbour_comes_is_brought_again(
+    shop, place, autojump_clock
+):
+    place.per_slot = 1.0
+    reader = await shop().open()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def evict():
+            await trio.sleep(1.5)
+            await reader._cached.file.drop(0, 1)
+
+        with trio.fail_after(30):
+            assert await read(reader, 0, 2 * SLOT_SIZE) == place.data[: 2 * SLOT_SIZE]
+    assert sum(start == 0 for request in place.log for start, _ in request.ranges) == 2
+    await reader.aclose()
+
+
 async def test_a_flipped_bit_in_the_cache_is_fetched_again(shop, place):
     s = shop()
     reader = await s.open()
