@@ -66,6 +66,10 @@ def test_every_readable_app_has_its_published_checksum(mount, cloud, tools):
         sums = link / "CHECKSUMS"
         if not sums.exists() or record.name == "Big Sparse Disk":  # it has a test of its own
             continue
+        if record.name == "lost object":  # nothing is there any more
+            done = tools.run("md5sum", "-c", "CHECKSUMS", cwd=link, check=False)
+            assert "Input/output error" in done.stderr
+            continue
         lines = sums.read_text().splitlines()
         for tool, length in (("md5sum", 32), ("sha256sum", 64)):
             if any(len(line.lstrip("\\").split("  ")[0]) == length for line in lines):
