@@ -55,6 +55,9 @@ waiting for all that comes before it."""
 
 TURNS_TO_CLOSE = 5
 
+MOMENT = 0.2
+"""Seconds that connections which are being made are waited for before all are closed."""
+
 SPARE = 5
 """Idle connections that a place far away has beside those in use: what one reader waits for may be
 asked for in three parts at once, beside its slot and what is around that."""
@@ -359,6 +362,10 @@ class RangePool:
             self._sweeper.cancel()
         hosts = list(self._hosts.values())
         preparing = [task for host in hosts for task in host.preparing]
+        if preparing:
+            # What is nearly connected is closed by whoever made it: when it is cancelled, asyncio
+            # (3.11, a host with a name) may lose the socket.
+            await asyncio.wait(preparing, timeout=MOMENT)
         for task in preparing:
             task.cancel()
         await asyncio.gather(*preparing, return_exceptions=True)
