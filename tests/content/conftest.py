@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
+import trio.testing
 from xxhash import xxh3_64_intdigest
 
 from nebfs.blocks import DiskStore, MemoryStore
@@ -144,3 +145,9 @@ def shop(place, store, nursery):
 def kinds():
     """The classes of this module, for tests that make their own: it cannot be imported by name."""
     return types.SimpleNamespace(Place=Place, Shop=Shop)
+
+
+@pytest.fixture
+def patient_clock():
+    """Jumps only when nothing happens for a while: threads are let finish."""
+    return trio.testing.MockClock(autojump_threshold=0.05)

@@ -60,12 +60,6 @@ async def test_a_read_beside_it_waits_for_the_slot(eager, store, nursery, kinds,
     await reader.aclose()
 
 
-@pytest.fixture
-def patient_clock():
-    """Jumps only when nothing happens for a while: threads that hash are let finish."""
-    return trio.testing.MockClock(autojump_threshold=0.05)
-
-
 def published(place):
     return Checksum("md5", hashlib.md5(place.data).hexdigest())
 

@@ -301,7 +301,7 @@ async def test_memory_alone_still_reads_an_image_larger_than_it(place, nursery, 
 
 
 async def test_a_block_that_leaves_before_its_neighbour_comes_is_brought_again(
-    shop, place, autojump_clock
+    shop, place, patient_clock
 ):
     place.per_slot = 1.0
     reader = await shop().open()
