@@ -1,4 +1,6 @@
-"""A private ``http`` marketplace as companies have them: TLS of an own authority, a password."""
+"""Private ``http`` and ``one`` marketplaces as companies have them: a real nginx with TLS of an own
+authority, and a password.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +47,8 @@ def place(tmp_path):
         f"access_log {tmp_path}/access.log sent; {scratch} server {{"
         f"listen 127.0.0.1:{port} ssl; root {tmp_path}/www;"
         f"ssl_certificate {tmp_path}/place.pem; ssl_certificate_key {tmp_path}/key.pem;"
+        "location = /appliance { default_type application/json; try_files /list.json =404; }"
+        "location ~ ^/appliance/[a-z0-9]+/download/([01])$ { return 302 /file$1; }"
         f"auth_basic private; auth_basic_user_file {tmp_path}/passwords; }} }}"
     )
     process = subprocess.Popen(
@@ -203,3 +207,84 @@ def test_a_tls_server_of_an_unknown_authority_is_not_believed(
     path = mount.app("tiny raw app", "Private HTTP") / "tiny raw app.raw"
     assert "certificate is not trusted" in tools.xattr(path, "user.nebfs.trouble")
     assert json.loads((path.parent / "app.json").read_text())["id"] == 20
+
+
+# --- an appliance service -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def appliance(place):
+    """An appliance of two files in a service of its own, and the files' bytes."""
+    files = [os.urandom(5 << 20), os.urandom(300_000)]
+    entry = {
+        "_id": {"$oid": "a1"},
+        "name": "Two Files",
+        "version": "1.0",
+        "opennebula_version": "7.4",
+        "files": [
+            {
+                "name": f"file{number}",
+                "url": f"{place.url}/file{number}",
+                "type": "OS",
+                "size": len(data),
+                "format": "raw",
+                "checksum": {
+                    "md5": hashlib.md5(data).hexdigest(),
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                },
+            }
+            for number, data in enumerate(files)
+        ],
+    }
+    for number, data in enumerate(files):
+        (place.root / f"file{number}").write_bytes(data)
+    (place.root / "list.json").write_text(json.dumps({"sEcho": 1, "appliances": [entry]}))
+    return files
+
+
+@pytest.fixture
+def service(make_mount, place, appliance):
+    mount = make_mount(
+        None, "--marketplace", place.url, "-o", f"credentials-file={place.credentials()}"
+    )
+    mount.start()
+    (market,) = (mount.path / "marketplaces").iterdir()
+    return market / "Two Files"
+
+
+def test_every_file_of_an_appliance_is_read_without_a_front_end(
+    service, place, appliance, tools, tmp_path
+):
+    disks = sorted(service.glob("*.raw"))
+    assert [disk.name for disk in disks] == ["Two Files.file1.raw", "Two Files.raw"]
+    for disk, data in zip(disks, reversed(appliance), strict=True):
+        tools.run("cp", disk, tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == data
+    for tool in ("md5sum", "sha256sum"):
+        assert tools.run(tool, "-c", "CHECKSUMS", cwd=service).stdout.count(": OK") == 2
+    assert "canary" not in (service / "app.json").read_text()
+
+
+def test_a_redirected_read_in_the_middle_fetches_one_block(service, place, appliance):
+    disk = service / "Two Files.raw"
+    assert disk.stat().st_size == len(appliance[0])
+    before = len(place.sent())
+    fd = os.open(disk, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    assert os.pread(fd, 64 << 10, 2 << 20) == appliance[0][2 << 20 :][: 64 << 10]
+    os.close(fd)
+    parts = place.sent()[before:]
+    assert 128 << 10 in parts
+    assert sum(parts) <= 1 << 20
+
+
+def test_a_corrupted_file_of_an_appliance_is_an_error(service, place, appliance, tools):
+    disk = service / "Two Files.file1.raw"
+    stored = place.root / "file1"
+    times = stored.stat()
+    stored.write_bytes(appliance[1][:-1] + bytes([appliance[1][-1] ^ 1]))
+    os.utime(stored, ns=(times.st_atime_ns, times.st_mtime_ns))
+    done = tools.run("cp", disk, "/dev/null", check=False)
+    assert "Input/output error" in done.stderr
+    with open(disk, "rb"):
+        assert tools.xattr(disk, "user.nebfs.verified") == "mismatch"
