@@ -2,7 +2,8 @@
 
 What lives here: the protocol that every driver follows (``driver``), the table of drivers
 (``registry``), what OpenNebula's own record of an app says about its bytes (``record``), what an
-answer of a service means (``answers``), and the drivers, each with what belongs to it alone:
+answer of a service means (``answers``), the app that OpenNebula would record where it has recorded
+none (``own_app``), and the drivers, each with what belongs to it alone:
 
 - ``one``, the appliance service of OpenNebula's public marketplace: ``appliances`` (its JSON),
   ``appliance_app`` (the app that OpenNebula would make of it), ``template_text``;

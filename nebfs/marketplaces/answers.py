@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 from urllib.parse import urlsplit
+
+import trio
 
 from nebfs.errors import BadAnswer, Missing, Refused, Unreachable, Unsupported
 from nebfs.fetcher.messages import CallAnswer, CallRequest
 from nebfs.marketplaces.driver import Call
 from nebfs.model import Marketplace, without_credentials
+
+T = TypeVar("T")
+
+
+# Decoding holds the interpreter, so more than one at a time gains nothing.
+_decoding = trio.CapacityLimiter(1)
+
+
+async def decoded(work: Callable[..., T], *arguments: object) -> T:
+    """Return what `work` makes of a document, in a worker thread: one at a time in this room."""
+    return await trio.to_thread.run_sync(partial(work, *arguments), limiter=_decoding)
 
 
 def endpoint_of(marketplace: Marketplace, default: str) -> str:

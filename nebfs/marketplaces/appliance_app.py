@@ -1,31 +1,23 @@
 """The app that OpenNebula would make of an appliance, for a mount without a front-end.
 
 Source: OpenNebula's own ``one`` marketplace driver: which attributes it writes, its defaults
-(VERSION 0.0, kvm, um-u--u--) and its names for architectures.
+(VERSION 0.0, kvm).
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 
 from nebfs.marketplaces.appliances import Appliance, ApplianceFile
+from nebfs.marketplaces.own_app import ARCHITECTURES, own_app, packed
 from nebfs.marketplaces.template_text import assignment, template_text
-from nebfs.model import (
-    App,
-    AppState,
-    AppType,
-    Marketplace,
-    Permissions,
-    Template,
-    without_credentials,
-)
+from nebfs.model import App, AppType, Marketplace, Template, without_credentials
 from nebfs.units import MIB
 
 # What OpenNebula records for an app without a version; it is also how the two are compared.
 NO_VERSION = "0.0"
 
-_ARCHITECTURES = {"": "all", "amd64": "x86_64", "arm64": "aarch64"}
+_ARCHITECTURES = {"": "all", **ARCHITECTURES}
 
 
 def app_of(appliance: Appliance, number: int, marketplace: Marketplace, source: str) -> App:
@@ -33,13 +25,11 @@ def app_of(appliance: Appliance, number: int, marketplace: Marketplace, source: 
     first = appliance.files[0] if appliance.files else ApplianceFile()
     image = appliance.type is AppType.IMAGE
     text = _image_text(first) if image else _template_text(appliance)
-    return App(
-        id=number,
-        name=appliance.name,
-        permissions=Permissions(6, 4, 4),
-        marketplace_id=marketplace.id,
-        marketplace=marketplace.name,
-        state=AppState.READY,
+    return own_app(
+        number,
+        appliance.name,
+        marketplace,
+        _attributes(appliance, text, source),
         type=appliance.type,
         source=source if image else "",
         md5=next((c.digest for c in first.checksums if c.algorithm == "md5"), ""),
@@ -49,7 +39,6 @@ def app_of(appliance: Appliance, number: int, marketplace: Marketplace, source: 
         description=appliance.short_description,
         regtime=appliance.created,
         app_template=text,
-        template=Template(tuple(_attributes(appliance, text, source))),
     )
 
 
@@ -68,7 +57,7 @@ def _template_text(appliance: Appliance) -> str:
 def _attributes(appliance: Appliance, text: str, source: str) -> list[tuple[str, str | Template]]:
     hypervisor = appliance.hypervisor.lower()
     simple = (
-        ("APPTEMPLATE64", _packed(text)),
+        ("APPTEMPLATE64", packed(text)),
         ("ARCHITECTURE", _ARCHITECTURES.get(appliance.architecture, appliance.architecture)),
         ("DESCRIPTION", appliance.short_description),
         ("HYPERVISOR", "kvm" if hypervisor in {"", "all"} else hypervisor),
@@ -80,7 +69,7 @@ def _attributes(appliance: Appliance, text: str, source: str) -> list[tuple[str,
     )
     found: list[tuple[str, str | Template]] = [(key, value) for key, value in simple if value]
     if appliance.type is AppType.IMAGE and (vm := template_text(appliance.template)):
-        found.append(("VMTEMPLATE64", _packed(vm)))
+        found.append(("VMTEMPLATE64", packed(vm)))
     for place, disk in enumerate(appliance.disks):
         # OpenNebula labels a disk with ten random digits; ours stay the same at every refresh.
         label = hashlib.sha256(f"{appliance.id}:{place}".encode()).hexdigest()[:10]
@@ -89,7 +78,3 @@ def _attributes(appliance: Appliance, text: str, source: str) -> list[tuple[str,
         ("ROLE", Template((("APP", app), ("NAME", role)))) for role, app in appliance.roles
     )
     return found
-
-
-def _packed(text: str) -> str:
-    return base64.b64encode(text.encode("utf-8", "replace")).decode("ascii")

@@ -1,27 +1,18 @@
 """The app that OpenNebula would make of a container image, for a mount without a front-end.
 
-Source: OpenNebula's own drivers for linuxcontainers and turnkeylinux: which attributes they write,
-and how they name architectures. Names that would be the same for several images say what differs.
+Source: OpenNebula's own drivers for linuxcontainers and turnkeylinux: which attributes they write.
+Names that would be the same for several images say what differs.
 """
 
 from __future__ import annotations
 
-import base64
 from datetime import datetime
 
+from nebfs.marketplaces.own_app import ARCHITECTURES, own_app, packed
 from nebfs.marketplaces.simplestreams import Product
 from nebfs.marketplaces.turnkey_index import DIRECTORY, Archive
-from nebfs.model import (
-    App,
-    AppState,
-    AppType,
-    Marketplace,
-    Permissions,
-    Template,
-    without_credentials,
-)
+from nebfs.model import App, Marketplace, without_credentials
 
-_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 # Debian's and thus simplestreams' names for what container tools call otherwise.
 _OF_PLATFORM = {"386": "i386", "arm": "armhf", "ppc64le": "ppc64el"}
 _DEFINITION = 'DRIVER="raw"\n'
@@ -36,7 +27,7 @@ def app_of_product(
     a variant, says so in its name.
     """
     version = product.newest
-    architecture = _ARCHITECTURES.get(product.arch, product.arch)
+    architecture = ARCHITECTURES.get(product.arch, product.arch)
     own = (platform.split("/")[1:2] or ["amd64"])[0]
     marks = [architecture] if product.arch != _OF_PLATFORM.get(own, own) else []
     marks += [product.variant] if product.variant != "default" else []
@@ -84,9 +75,8 @@ def _app(
     regtime: int = 0,
 ) -> App:
     shown = without_credentials(url)
-    packed = base64.b64encode(_DEFINITION.encode()).decode()
     attributes = (
-        ("APPTEMPLATE64", packed),
+        ("APPTEMPLATE64", packed(_DEFINITION)),
         ("ARCHITECTURE", architecture),
         ("DESCRIPTION", description),
         ("HYPERVISOR", "lxc"),
@@ -95,14 +85,11 @@ def _app(
         ("PUBLISHER", publisher),
         ("VERSION", version),
     )
-    return App(
-        id=number,
-        name=name,
-        permissions=Permissions(6, 4, 4),
-        marketplace_id=marketplace.id,
-        marketplace=marketplace.name,
-        state=AppState.READY,
-        type=AppType.IMAGE,
+    return own_app(
+        number,
+        name,
+        marketplace,
+        attributes,
         # Who may be asked with which password is in the marketplace, and not in its apps.
         source=f"lxd://{shown}",
         format="tar",
@@ -110,7 +97,6 @@ def _app(
         description=description,
         regtime=regtime,
         app_template=_DEFINITION,
-        template=Template(tuple((key, value) for key, value in attributes if value)),
     )
 
 

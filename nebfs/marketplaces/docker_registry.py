@@ -11,20 +11,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from functools import partial
 from urllib.parse import urljoin, urlsplit
 
 import structlog
-import trio
 
 from nebfs.errors import BadAnswer
 from nebfs.fetcher.messages import CallRequest
-from nebfs.marketplaces.answers import judge
+from nebfs.marketplaces.answers import decoded, judge
 from nebfs.marketplaces.driver import Call
 from nebfs.marketplaces.identity import numbered
 from nebfs.marketplaces.oci_app import app_of
-from nebfs.marketplaces.oci_names import DOCKER_HUB, is_repository, name_in, registry_at
-from nebfs.marketplaces.oci_registry import decoding, files_of, offers_of
+from nebfs.marketplaces.oci_names import DOCKER_HUB, is_repository, registry_at
+from nebfs.marketplaces.oci_registry import files_of, offers_of
 from nebfs.model import App, Content, Marketplace, Offer, without_credentials
 from nebfs.units import MIB
 
@@ -58,11 +56,7 @@ class DockerRegistryMarketplace:
 
     async def contents(self, marketplace: Marketplace, app: App) -> tuple[Content, ...]:
         """See DeferringDriver, and oci_registry.files_of."""
-        try:
-            name = name_in(app.source, registry_of(marketplace))
-        except ValueError as exc:
-            raise BadAnswer("the app's SOURCE is not the name of an image", id=app.id) from exc
-        return await files_of(self._call, name, self._platform)
+        return await files_of(self._call, app, registry_of(marketplace), DOCKER_HUB, self._platform)
 
     async def _catalogue(self, registry: str) -> list[str]:
         names: dict[str, None] = {}
@@ -77,7 +71,7 @@ class DockerRegistryMarketplace:
             answer = await self._call(request)
             shown = without_credentials(url)
             judge(answer, shown, what="catalogue", who="registry")
-            page = await trio.to_thread.run_sync(partial(_names, answer.body), limiter=decoding)
+            page = await decoded(_names, answer.body)
             before = len(names)
             names.update(dict.fromkeys(page))
             url = _following(answer.header("Link"), url, registry)

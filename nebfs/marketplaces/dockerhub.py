@@ -17,16 +17,15 @@ from datetime import UTC, datetime
 from urllib.parse import urljoin, urlsplit
 
 import structlog
-import trio
 
 from nebfs.errors import BadAnswer
 from nebfs.fetcher.messages import CallRequest
-from nebfs.marketplaces.answers import judge
+from nebfs.marketplaces.answers import decoded, judge
 from nebfs.marketplaces.driver import Call
 from nebfs.marketplaces.identity import numbered
 from nebfs.marketplaces.oci_app import app_of
-from nebfs.marketplaces.oci_names import DOCKER_HUB, is_repository, name_in, registry_at
-from nebfs.marketplaces.oci_registry import decoding, files_of, offers_of
+from nebfs.marketplaces.oci_names import DOCKER_HUB, is_repository, registry_at
+from nebfs.marketplaces.oci_registry import files_of, offers_of
 from nebfs.model import App, Content, Marketplace, Offer, without_credentials
 from nebfs.units import MIB
 
@@ -89,11 +88,7 @@ class DockerHubMarketplace:
     async def contents(self, marketplace: Marketplace, app: App) -> tuple[Content, ...]:
         """See DeferringDriver, and oci_registry.files_of."""
         _, registry = places_of(marketplace)
-        try:
-            name = name_in(app.source, registry, registry)
-        except ValueError as exc:
-            raise BadAnswer("the app's SOURCE is not the name of an image", id=app.id) from exc
-        return await files_of(self._call, name, self._platform)
+        return await files_of(self._call, app, registry, registry, self._platform)
 
     async def _list(self, endpoint: str) -> dict[str, _Listed]:
         found: dict[str, _Listed] = {}
@@ -105,7 +100,7 @@ class DockerHubMarketplace:
             answer = await self._call(request)
             shown = without_credentials(url)
             judge(answer, shown, what="list", who="registry")
-            page, following = await trio.to_thread.run_sync(_page, answer.body, limiter=decoding)
+            page, following = await decoded(_page, answer.body)
             before = len(found)
             found.update((one.name, one) for one in page)
             url = _next(following, url, endpoint)

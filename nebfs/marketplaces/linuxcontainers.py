@@ -12,14 +12,12 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from urllib.parse import quote, unquote
 
 import structlog
-import trio
 
 from nebfs.errors import BadAnswer, Missing, Refused
-from nebfs.marketplaces.answers import document, endpoint_of
+from nebfs.marketplaces.answers import decoded, document, endpoint_of
 from nebfs.marketplaces.container_app import app_of_product
 from nebfs.marketplaces.driver import Call
 from nebfs.marketplaces.identity import numbered
@@ -60,9 +58,6 @@ _FILES = (
 # A SOURCE has some eight parts; what is longer is no path of these servers.
 _MAX_PARTS = 32
 
-# Decoding holds the interpreter, so more than one at a time gains nothing.
-_decoding = trio.CapacityLimiter(1)
-
 
 class LinuxContainersMarketplace:
     """Asks the server for its index and the lists that it names, and joins them with the apps."""
@@ -84,8 +79,7 @@ class LinuxContainersMarketplace:
         """See MarketplaceDriver. Raises Unsupported when ENDPOINT is not an HTTP address."""
         base = endpoint_of(marketplace, DEFAULT_ENDPOINT)
         bodies = await self._lists(base)
-        decode = partial(_joined, bodies, base, marketplace, apps, self._platform)
-        return await trio.to_thread.run_sync(decode, limiter=_decoding)
+        return await decoded(_joined, bodies, base, marketplace, apps, self._platform)
 
     async def _lists(self, base: str) -> list[bytes]:
         bodies: list[bytes] = []
@@ -99,7 +93,7 @@ class LinuxContainersMarketplace:
     async def _paths(self, base: str) -> tuple[str, ...]:
         try:
             body = await document(self._call, base + _INDEX, accept=_JSON, max_body=_MAX_INDEX)
-            return await trio.to_thread.run_sync(read_index, body, limiter=_decoding)
+            return await decoded(read_index, body)
         except (Missing, Refused, BadAnswer) as exc:
             # OpenNebula never asks for the index: there are servers without one. (Object stores
             # say 403 for what is not there.)

@@ -7,15 +7,8 @@ from __future__ import annotations
 
 from nebfs.marketplaces.appliance_app import NO_VERSION
 from nebfs.marketplaces.oci_names import source_of
-from nebfs.model import (
-    App,
-    AppState,
-    AppType,
-    Marketplace,
-    Permissions,
-    Template,
-    without_credentials,
-)
+from nebfs.marketplaces.own_app import own_app
+from nebfs.model import App, Marketplace, without_credentials
 
 _MAX_DIGITS = 9
 """Of a size in MiB: as much as a number of OpenNebula's can hold."""
@@ -43,19 +36,15 @@ def app_of(
         ("LINK", without_credentials(source)),
         ("PUBLISHER", publisher),
     )
-    return App(
-        id=number,
-        name=name,
-        permissions=Permissions(6, 4, 4),
-        marketplace_id=marketplace.id,
-        marketplace=marketplace.name,
-        state=AppState.READY,
-        type=AppType.IMAGE,
+    return own_app(
+        number,
+        name,
+        marketplace,
+        pairs,
         source=source,
         size_mb=int(size) if size.isascii() and size.isdigit() and len(size) <= _MAX_DIGITS else 0,
         format=marketplace.template.get("FORMAT").strip() or "raw",
         version=NO_VERSION,
         description=description,
         regtime=created,
-        template=Template(tuple((key, value) for key, value in pairs if value)),
     )

@@ -11,11 +11,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Sequence
 
-import trio
-
 from nebfs.errors import BadAnswer
 from nebfs.fetcher.messages import CallRequest
-from nebfs.marketplaces.answers import judge
+from nebfs.marketplaces.answers import decoded, judge
 from nebfs.marketplaces.driver import Call
 from nebfs.marketplaces.oci import (
     ACCEPTED,
@@ -43,9 +41,6 @@ _MAX_MANIFEST = 4 * MIB
 # A tag, an index, and an index in an index: nobody makes more.
 _MAX_STEPS = 3
 
-decoding = trio.CapacityLimiter(1)
-"""Decoding holds the interpreter, so more than one at a time gains nothing."""
-
 
 def offers_of(apps: Sequence[App], registry: str, hub: str) -> tuple[Offer, ...]:
     """Return each app with the promise of its files, or with what its record alone says against."""
@@ -62,17 +57,23 @@ def _offer(app: App, registry: str, hub: str) -> Offer:
     return Offer(app, trouble=trouble, deferred=trouble is None and not is_template(app))
 
 
-async def files_of(call: Call, name: ImageName, platform: str) -> tuple[Content, ...]:
-    """Return the files of the image: ``manifest``, ``config``, and ``layer-00`` and so on.
+async def files_of(
+    call: Call, app: App, registry: str, hub: str, platform: str
+) -> tuple[Content, ...]:
+    """Return the files of an app's image: ``manifest``, ``config``, and ``layer-00`` and so on.
 
-    Raises Missing (no such image, tag or platform), Refused, Unreachable, BadAnswer or Unsupported
-    (a manifest of a kind that is not read).
+    `registry` and `hub` are those of `offers_of`. Raises Missing (no such image, tag or platform),
+    Refused, Unreachable, BadAnswer or Unsupported (a manifest of a kind that is not read).
     """
+    try:
+        name = name_in(app.source, registry, hub)
+    except ValueError as exc:
+        raise BadAnswer("the app's SOURCE is not the name of an image", id=app.id) from exc
     wanted = Platform.of(platform or DEFAULT_PLATFORM)
     reference = name.tag
     for _ in range(_MAX_STEPS):
         digest, body, content_type = await _manifest(call, name, reference)
-        found = await trio.to_thread.run_sync(read, body, content_type, limiter=decoding)
+        found = await decoded(read, body, content_type)
         if isinstance(found, Manifest):
             return tuple(_files(name, found, digest))
         reference = chosen(found, wanted)

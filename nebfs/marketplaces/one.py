@@ -11,12 +11,10 @@ import errno
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import structlog
-import trio
 
-from nebfs.marketplaces.answers import document, endpoint_of
+from nebfs.marketplaces.answers import decoded, document, endpoint_of
 from nebfs.marketplaces.appliance_app import NO_VERSION, app_of
 from nebfs.marketplaces.appliances import Appliance, ApplianceFile, read_catalogue
 from nebfs.marketplaces.driver import Call
@@ -34,9 +32,6 @@ DEFAULT_ENDPOINT = "https://marketplace.opennebula.io/"
 _MAX_CATALOGUE = 64 * MIB
 _APPLIANCE_IN_URL = re.compile(r"/appliance/([^/?#]+)(?:/download(?:/\d*)?)?/*$")
 _NOT_FOR_A_HEADER = re.compile(r"[^0-9A-Za-z._+-]+")
-
-# Decoding holds the interpreter, so more than one at a time gains nothing.
-_decoding = trio.CapacityLimiter(1)
 
 
 class OneMarketplace:
@@ -61,8 +56,7 @@ class OneMarketplace:
         """See MarketplaceDriver. Raises Unsupported when ENDPOINT is not an HTTP address."""
         endpoint = endpoint_of(marketplace, DEFAULT_ENDPOINT).rstrip("/")
         body = await self._catalogue(endpoint)
-        decode = partial(_joined, body, endpoint, marketplace, apps)
-        return await trio.to_thread.run_sync(decode, limiter=_decoding)
+        return await decoded(_joined, body, endpoint, marketplace, apps)
 
     async def _catalogue(self, endpoint: str) -> bytes:
         # The list says "no-store" and has no validators: there is nothing to ask conditionally by.

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
-from functools import partial
 from urllib.parse import quote, unquote
 
 import structlog
-import trio
 
 from nebfs.errors import BadAnswer, Missing
-from nebfs.marketplaces.answers import document, endpoint_of
+from nebfs.marketplaces.answers import decoded, document, endpoint_of
 from nebfs.marketplaces.container_app import app_of_archive
 from nebfs.marketplaces.driver import Call
 from nebfs.marketplaces.identity import numbered
@@ -53,9 +51,6 @@ _MAX_PAGE = 8 * MIB
 _MAX_HASHES = 64 * KIB
 # OpenNebula passes over what is for older releases: its hosts do not start them.
 _OLDEST_DEBIAN = 9
-
-# Decoding holds the interpreter, so more than one at a time gains nothing.
-_decoding = trio.CapacityLimiter(1)
 
 
 class TurnkeyLinuxMarketplace:
@@ -99,8 +94,7 @@ class TurnkeyLinuxMarketplace:
     async def _archives(self, base: str) -> Mapping[str, Archive]:
         url = base + DIRECTORY
         body = await document(self._call, url, accept="text/html", max_body=_MAX_PAGE)
-        decode = partial(read_listing, body, without_credentials(url))
-        archives = await trio.to_thread.run_sync(decode, limiter=_decoding)
+        archives = await decoded(read_listing, body, without_credentials(url))
         if not archives:
             # A page for people, a login, an empty mirror: nothing of it says that apps are gone.
             raise BadAnswer("the marketplace's page has no archives", length=len(body))
