@@ -6,9 +6,10 @@ For every transport that receives bytes as a stream. asyncio; the assembling its
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from nebfs.errors import CacheFault, Unreachable
 from nebfs.fetcher.messages import FetchRequest, Filled
@@ -20,6 +21,23 @@ PROMPT = 0.002
 carries two or three; what a reader waits for is then late by less than a network round trip."""
 
 Read = Callable[[], Awaitable[bytes]]
+
+
+def clipped(ranges: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """Return what of `ranges` (start, stop) is within a content of `size` bytes."""
+    return [(start, min(stop, size)) for start, stop in ranges if start < min(stop, size)]
+
+
+@contextlib.asynccontextmanager
+async def meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Have `work` done beside what is done inside; it has begun by then, and ends with it."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class Sink(Protocol):

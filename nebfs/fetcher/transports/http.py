@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 
 from nebfs.errors import BadAnswer, NebfsError, Unreachable
 from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest
-from nebfs.fetcher.pouring import Pour, Read, Sink, Vessel, pour
+from nebfs.fetcher.pouring import Pour, Read, Sink, Vessel, clipped, meanwhile, pour
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.slots import Buffers
 from nebfs.fetcher.transports.http_addresses import REFUSED, Addresses, Plain
@@ -88,7 +88,7 @@ class _Range:
         self.revision = verdict.revision
         if self._expected is None:
             self._job.listener.found(verdict.revision)
-        for start, stop in _clipped([self._asked], verdict.stop):
+        for start, stop in clipped([self._asked], verdict.stop):
             self._pour = Pour(self._job.vessel(verdict.revision.size), start, stop)
         return self._pour  # None for an empty content, whose 416 has a body of its own
 
@@ -138,7 +138,7 @@ class Http:
     async def fetch(self, request: FetchRequest, fd: int, listener: Listener) -> Revision:
         """Fill the request's ranges; see messages.Fetcher.fetch."""
         expected = request.expected
-        ranges = _clipped(request.ranges, expected.size) if expected else request.ranges
+        ranges = clipped(request.ranges, expected.size) if expected else request.ranges
         if not ranges and expected is not None:
             return expected
         job = _Job(request, fd, listener, self._buffers)
@@ -147,7 +147,7 @@ class Http:
         async with self._glimpse(job, asked):
             revision = await self._bring(job, asked, expected, rest)
             if revision.ranges:
-                await self._bring_rest(job, _clipped(rest, revision.size), expected or revision)
+                await self._bring_rest(job, clipped(rest, revision.size), expected or revision)
         return revision
 
     async def _bring_rest(self, job: _Job, ranges: Ranges, expected: Revision) -> None:
@@ -201,9 +201,9 @@ class Http:
             if not revision.ranges:
                 # Everything comes in this one answer; it is left as soon as the last range is in.
                 wanted = [asked, *rest] if job.request.ranges else []
-                await pour(read, 0, _clipped(wanted, revision.size), vessel)
+                await pour(read, 0, clipped(wanted, revision.size), vessel)
                 return revision
-            runs = _clipped([asked], verdict.stop)
+            runs = clipped([asked], verdict.stop)
             if runs:  # there are none in an empty content, whose 416 has a body of its own
                 excess = await pour(read, verdict.start, runs, vessel)
                 await _expect_end(read, excess, locator)
@@ -268,13 +268,9 @@ class Http:
         ):
             yield
             return
-        task = asyncio.create_task(self._look(job, wanted))
-        await asyncio.sleep(0)  # it gets the connection that was used last, and is sure to stand
-        try:
+        # Begun first, it gets the connection that was used last, and is sure to stand.
+        async with meanwhile(self._look(job, wanted)):
             yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def _look(self, job: _Job, wanted: tuple[int, int]) -> None:
         """Hand over `wanted`, asked for in parts that come in one burst each."""
@@ -383,10 +379,6 @@ class Http:
         if target is not first and response.status not in _STALE:
             self._remembered[locator] = target
         return response, target
-
-
-def _clipped(ranges: Ranges, size: int) -> list[tuple[int, int]]:
-    return [(start, min(stop, size)) for start, stop in ranges if start < min(stop, size)]
 
 
 async def _expect_end(read: Read, excess: int, locator: Locator) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from nebfs.errors import Changed, NebfsError, Unsupported
 from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest
-from nebfs.fetcher.pouring import Pour, Vessel, feed
+from nebfs.fetcher.pouring import Pour, Vessel, clipped, feed, meanwhile
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.slots import Buffers
 from nebfs.fetcher.transports import rbd_binding
@@ -90,11 +90,7 @@ class Rbd:
                 listener.found(revision)
             elif difference := request.expected.differs_from(revision):
                 raise Changed("the image is another version now", what=difference)
-            ranges = [
-                (start, min(stop, revision.size))
-                for start, stop in request.ranges
-                if start < revision.size
-            ]
+            ranges = clipped(request.ranges, revision.size)
             vessel = Vessel(
                 fd, request, revision.size, listener.filled, listener.early, self._buffers
             )
@@ -199,10 +195,5 @@ async def _glimpse(
         with contextlib.suppress(NebfsError):
             listener.early(start, await _bytes(image, start, stop))
 
-    task = asyncio.create_task(look(*wanted))
-    await asyncio.sleep(0)  # it asks first
-    try:
+    async with meanwhile(look(*wanted)):
         yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

@@ -25,7 +25,7 @@ import asyncssh
 
 from nebfs.errors import BadAnswer, Changed, NebfsError, Unreachable, Unsupported
 from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest, Filled
-from nebfs.fetcher.pouring import Pour, Vessel, feed
+from nebfs.fetcher.pouring import Pour, Vessel, clipped, feed
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.slots import Buffers
 from nebfs.fetcher.transports.sftp_hosts import Hosts, hosts_of
@@ -89,7 +89,7 @@ class Sftp:
     async def fetch(self, request: FetchRequest, fd: int, listener: Listener) -> Revision:
         """Fill the request's ranges; see messages.Fetcher.fetch."""
         expected = request.expected
-        if expected is not None and not any(a < min(b, expected.size) for a, b in request.ranges):
+        if expected is not None and not clipped(request.ranges, expected.size):
             return expected
         parts = urlsplit(request.locator.address)
         hosts = hosts_of(dict(request.locator.options), parts.netloc)
@@ -172,7 +172,7 @@ class _Job:
             self.listener.early,
             self.buffers,
         )
-        runs = iter(_clipped(self.request.ranges, expected.size))
+        runs = iter(clipped(self.request.ranges, expected.size))
         pour: Pour | None = None
         keep = True
         try:
@@ -228,7 +228,7 @@ class _Job:
         """Ask for everything, at most WINDOW bytes ahead; give the groups in their order."""
         session = self.session
         ahead: deque[_Group] = deque()
-        pieces = _grouped(_pieces(_clipped(self.request.ranges, expected.size), session.piece))
+        pieces = _grouped(_pieces(clipped(self.request.ranges, expected.size), session.piece))
 
         def ask_more() -> None:
             while len(ahead) * GROUP * session.piece < WINDOW and (group := next(pieces, None)):
@@ -290,10 +290,6 @@ def _revision(attributes: asyncssh.SFTPAttrs) -> Revision:
         raise BadAnswer("the host does not say how long the file is and when it was written")
     modified = attributes.mtime * 10**9 + (attributes.mtime_ns or 0)
     return Revision(attributes.size, modified=str(modified))
-
-
-def _clipped(ranges: Ranges, size: int) -> list[tuple[int, int]]:
-    return [(start, min(stop, size)) for start, stop in ranges if start < min(stop, size)]
 
 
 def _pieces(ranges: Ranges, piece: int) -> Iterator[tuple[int, int]]:
