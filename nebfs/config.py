@@ -42,7 +42,7 @@ from pydantic_settings import (
 
 from nebfs import __version__, units
 from nebfs.errors import UserError
-from nebfs.model import without_credentials
+from nebfs.model import kind_and_url, without_credentials
 
 ENVIRONMENT_PREFIX = "NEBFS_"
 _SFTP = re.compile(r"sftp://([\w.$-]+@)?(\[[0-9A-Fa-f:.%]+\]|[\w.-]+)(:[0-9]+)?/[^?#]*", re.ASCII)
@@ -146,11 +146,10 @@ def _url(value: str) -> str:
 
 def _marketplace(value: str) -> str:
     """A URL, perhaps with the marketplace's type before it: linuxcontainers+https://..."""
-    kind, plus, rest = value.partition("+")
-    typed = plus and "/" not in kind
-    if typed and not kind.replace("-", "").isalnum():
+    kind, url = kind_and_url(value)
+    if url != value and not kind.replace("-", "").isalnum():
         raise ValueError("write KIND+URL, such as docker-registry+https://registry.example")
-    _url(rest if typed else value)
+    _url(url)
     return value
 
 

@@ -280,6 +280,12 @@ def without_credentials(url: str) -> str:
     return outer + urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
+def kind_and_url(text: str) -> tuple[str, str]:
+    """Read ``KIND+URL``, as in ``linuxcontainers+https://...``; the kind is empty in a bare URL."""
+    kind, plus, url = text.partition("+")
+    return (kind, url) if plus and "/" not in kind else ("", text)
+
+
 def shown_text(text: str) -> str:
     """Return somebody's text as it may be shown: the URLs in it lose their credentials."""
     return _URL.sub(lambda found: without_credentials(found[0]), text) if "://" in text else text

@@ -16,6 +16,7 @@ from nebfs.model import (
     Marketplace,
     Permissions,
     Template,
+    kind_and_url,
     without_credentials,
 )
 
@@ -67,10 +68,9 @@ def marketplaces_at(urls: Sequence[str]) -> tuple[Marketplace, ...]:
 
 
 def _marketplace_at(url: str, number: int) -> Marketplace:
-    kind, plus, rest = url.partition("+")
+    kind, endpoint = kind_and_url(url)
     # A URL's scheme has no underscores, and OpenNebula's names have no hyphens.
-    driver = kind.lower().replace("-", "_") if plus and "/" not in kind else "one"
-    endpoint = rest if plus and "/" not in kind else url
+    driver = kind.lower().replace("-", "_") or "one"
     where = "BASE_URL" if driver == "docker_registry" else "ENDPOINT"
     return Marketplace(
         number,

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 from pydantic import TypeAdapter, ValidationError
 
 from nebfs.catalog.catalog import Documents
@@ -59,7 +59,7 @@ class Openings:
         self.max_age = max_age
         self._now = now
         self._known: LRUCache[str, _Known] = LRUCache(REMEMBERED)
-        self._failed: LRUCache[str, tuple[float, NebfsError]] = LRUCache(1024)
+        self._failed: TTLCache[str, NebfsError] = TTLCache(1024, REFUSED_FOR, trio.current_time)
         self._dirty = False
 
     async def load(self) -> None:
@@ -101,18 +101,14 @@ class Openings:
         known = self._known.get(key)
         if known is not None and 0 <= self._now() - known[0] <= self.max_age:
             return known[1]
-        failed = self._failed.get(key)
-        if failed is not None and trio.current_time() - failed[0] <= REFUSED_FOR:
-            failure: NebfsError = failed[1]
-        else:
+        failure = self._failed.get(key)
+        if failure is None:
             try:
                 found = await self._asked(offer.app)
             except NebfsError as exc:
-                self._failed[key] = trio.current_time(), exc
-                failure = exc
+                failure = self._failed[key] = exc
             else:
                 self._known[key] = self._now(), found
-                self._failed.pop(key, None)
                 self._dirty = True
                 return found
         if known is None or isinstance(failure, (Missing, Refused, Unsupported)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from nebfs.fetcher.messages import Call
 from nebfs.model import Datastore, Holding, Image
@@ -26,10 +26,10 @@ class DriverFactory(Protocol):
     """How the registry builds a driver."""
 
     def __call__(
-        self, *, paths: Mapping[str, str], call: Call | None, **own: object
+        self, *, paths: Mapping[str, str], call: Call | None, settings: Mapping[str, Any]
     ) -> DatastoreDriver:
         """`paths`: path prefix as the front-end says it -> the same place on this machine. `call`
-        looks at places that are elsewhere; None: only this machine can be looked at. `own`:
-        ``settings`` for a driver that has some, where there are any.
+        looks at places that are elsewhere; None: only this machine can be looked at. `settings`
+        are this driver's own, in the form that it says; often there are none.
         """
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 import structlog
 
@@ -41,7 +41,7 @@ class DatastoreDrivers:
         paths: Mapping[str, str] | None = None,
         call: Call | None = None,
         drivers: Mapping[str, Entry] = DRIVERS,
-        settings: Mapping[str, object] | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """`settings`: driver -> what it alone is told, in the form that it says."""
         self._settings = dict(settings or {})
@@ -67,5 +67,5 @@ class DatastoreDrivers:
             )
             remedy = f"; {entry.install}" if entry.install else ""
             return UnsupportedDatastore(name, f"the library {exc.name!r} is not installed{remedy}")
-        own = {"settings": self._settings[name]} if name in self._settings else {}
-        return factory(paths=self._paths, call=self._call, **own)
+        settings = self._settings.get(name, {})
+        return factory(paths=self._paths, call=self._call, settings=settings)
