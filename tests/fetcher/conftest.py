@@ -201,6 +201,10 @@ class Target:
         locator = Locator("http", address, tuple(options.items()))
         return FetchRequest(locator, spans, expected, self.slot_size, SEED)
 
+    def listener(self) -> Listener:
+        """Return somebody for a transport to talk to, who tells this."""
+        return Listener(self)
+
     def check(self) -> None:
         """Reported slots hold the content and its checksums; everything else is untouched."""
         assert len(self.filled) == len(self.slots), "a slot was reported twice"
@@ -218,6 +222,18 @@ class Target:
         assert self.reports == []
         assert os.fstat(self.fd).st_blocks == 0
         assert os.fstat(self.fd).st_size == len(self.content)
+
+
+class Listener:
+    """Tells a Target what a transport says, and keeps what came early."""
+
+    def __init__(self, target: Target) -> None:
+        self.found = target.found.append
+        self.filled = target.progress
+        self.glimpses: list[tuple[int, bytes]] = []
+
+    def early(self, offset: int, data: bytes) -> None:
+        self.glimpses.append((offset, data))
 
 
 def make_content(slots: int = 9, short: int = 100, zeros: tuple[int, ...] = (2, 3, 6)) -> bytes:

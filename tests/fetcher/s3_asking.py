@@ -14,15 +14,6 @@ from nebfs.model import Locator
 QUICK = FetcherSettings(connect_timeout=10, stall_timeout=10, trust_env=False)
 
 
-class Listener:
-    def __init__(self, target):
-        self.found = target.found.append
-        self.filled = target.progress
-
-    def early(self, offset, data):
-        pass
-
-
 @pytest.fixture(autouse=True)
 def no_keys_of_this_machine(monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
@@ -54,4 +45,4 @@ def bring(target, where, *ranges, settings=QUICK, expected=None):
     """Fetch slots; return the revision."""
     request = target.request("", *(ranges or ((0, 10),)), expected=expected)
     request = dataclasses.replace(request, locator=where)
-    return run(settings, lambda s3: s3.fetch(request, target.fd, Listener(target)))
+    return run(settings, lambda s3: s3.fetch(request, target.fd, target.listener()))

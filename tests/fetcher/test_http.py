@@ -35,16 +35,6 @@ IMPATIENT = dataclasses.replace(PATIENT, stall_timeout=0.3)
 SLOT = 4096
 
 
-class Listener:
-    def __init__(self, target) -> None:
-        self.found = target.found.append
-        self.filled = target.progress
-        self.glimpses = []
-
-    def early(self, offset, data):
-        self.glimpses.append((offset, data))
-
-
 def with_http(function, settings: FetcherSettings = PATIENT):
     """Run `function` with a transport that is closed afterwards."""
 
@@ -63,7 +53,7 @@ def fetch(target, *requests, settings: FetcherSettings = PATIENT, fd: int | None
 
     async def run(http):
         for request in requests:
-            revision = await http.fetch(request, target.fd if fd is None else fd, Listener(target))
+            revision = await http.fetch(request, target.fd if fd is None else fd, target.listener())
         return revision
 
     return with_http(run, settings)
@@ -464,7 +454,7 @@ def test_redirect_is_remembered_and_resolved_again_when_it_goes_stale(
     async def run(http):
         for n in range(3):
             request = target.request(server.url + "/d", (n, n + 1), expected=origin.revision)
-            await http.fetch(request, target.fd, Listener(target))
+            await http.fetch(request, target.fd, target.listener())
             if n == 1:
                 stale.set()
 
@@ -482,7 +472,7 @@ def test_remembered_host_that_went_away(serve, origin, target, answer):
     async def run(http):
         for n in range(2):
             request = target.request(server.url + "/d", (n, n + 1), expected=origin.revision)
-            await http.fetch(request, target.fd, Listener(target))
+            await http.fetch(request, target.fd, target.listener())
             where[0] = second.url
             first.close()
 

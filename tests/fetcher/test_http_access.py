@@ -22,15 +22,6 @@ BASIC = "Basic " + base64.b64encode(b"bob:canary").decode()
 QUICK = FetcherSettings(connect_timeout=10, stall_timeout=10, trust_env=False)
 
 
-class Listener:
-    def __init__(self, target):
-        self.found = target.found.append
-        self.filled = target.progress
-
-    def early(self, offset, data):
-        pass
-
-
 @pytest.fixture
 def credentials(tmp_path):
     """Write the file; return settings that name it."""
@@ -48,7 +39,7 @@ def fetch(settings, target, request):
     async def run():
         http = Http(settings)
         try:
-            return await http.fetch(request, target.fd, Listener(target))
+            return await http.fetch(request, target.fd, target.listener())
         finally:
             await http.aclose()
 

@@ -31,15 +31,6 @@ SLOT = 4096
 BLOB = "/v2/demo/app/blobs/sha256:" + "a" * 64
 
 
-class Listener:
-    def __init__(self, target):
-        self.found = target.found.append
-        self.filled = target.progress
-
-    def early(self, offset, data):
-        pass
-
-
 class Clock:
     def __init__(self) -> None:
         self.time = 1000.0
@@ -129,7 +120,7 @@ def with_oci(function, settings=PLAIN, now=None):
 def fetch(target, *requests, settings=PLAIN):
     async def run(http):
         for request in requests:
-            revision = await http.fetch(request, target.fd, Listener(target))
+            revision = await http.fetch(request, target.fd, target.listener())
         return revision
 
     return with_oci(run, settings)
@@ -221,7 +212,7 @@ def test_a_token_that_the_registry_does_not_take_any_more_is_had_anew(registry, 
     async def run(http):
         for span in ((0, 1), (1, 2)):
             request = target.request(registry.url + BLOB, span, expected=origin.revision)
-            await http.fetch(request, target.fd, Listener(target))
+            await http.fetch(request, target.fd, target.listener())
             registry.good.clear()
 
     with_oci(run)

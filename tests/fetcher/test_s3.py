@@ -22,7 +22,6 @@ from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports import s3_credentials
 from tests.fetcher.s3_asking import (
     QUICK,
-    Listener,
     bring,
     locator,
     no_keys_of_this_machine,
@@ -104,10 +103,10 @@ def test_version_2_where_4_is_not_understood_and_then_at_once(store, target, tol
     store.cloud.objects["/images/marketapp-2"] = store.cloud.objects["/images/marketapp-1"]
 
     async def use(s3):
-        await s3.fetch(request, target.fd, Listener(target))
+        await s3.fetch(request, target.fd, target.listener())
         seen = len(store.requests)
         target.reports.clear()
-        await s3.fetch(other, target.fd, Listener(target))
+        await s3.fetch(other, target.fd, target.listener())
         return seen
 
     seen = run(QUICK, use)
@@ -122,10 +121,10 @@ def test_a_store_that_learns_version_4_and_forgets_version_2(store, target):
     request = dataclasses.replace(target.request("", (0, 10), expected=None), locator=where)
 
     async def use(s3):
-        await s3.fetch(request, target.fd, Listener(target))
+        await s3.fetch(request, target.fd, target.listener())
         target.reports.clear()
         store.versions = {"v4"}
-        await s3.fetch(request, target.fd, Listener(target))
+        await s3.fetch(request, target.fd, target.listener())
 
     run(QUICK, use)
     target.check()
@@ -156,14 +155,14 @@ def test_one_signature_serves_all_ranges_until_it_is_old(store, target, make_tar
     )
 
     async def use(s3):
-        await s3.fetch(request, target.fd, Listener(target))
+        await s3.fetch(request, target.fd, target.listener())
         assert len(signed) == 1
         s3._addresses._now = lambda: day + 400
         again = make_target(target.content)
-        await s3.fetch(request, again.fd, Listener(again))
+        await s3.fetch(request, again.fd, again.listener())
         assert len(signed) == 2
         s3._addresses._now = lambda: day - 1000  # the time of day was set back
-        await s3.fetch(request, again.fd, Listener(again))
+        await s3.fetch(request, again.fd, again.listener())
         assert len(signed) == 3
 
     run(QUICK, use)
@@ -180,7 +179,7 @@ def test_a_signature_that_went_stale_is_made_anew(store, target):
         at, made = s3._addresses._targets[where]
         stale = [(n, "20200101T000000Z" if n == "X-Amz-Date" else t) for n, t in made.headers]
         s3._addresses._targets[where] = at, dataclasses.replace(made, headers=tuple(stale))
-        await s3.fetch(request, target.fd, Listener(target))
+        await s3.fetch(request, target.fd, target.listener())
 
     run(QUICK, use)
     assert statuses(store) == [403, 206, 206]
@@ -197,7 +196,7 @@ def test_requests_that_are_refused_together_ask_for_the_reason_once(store, make_
                 target = make_target(content)
                 request = target.request("", (0, 10), expected=None)
                 request = dataclasses.replace(request, locator=where)
-                group.create_task(s3.fetch(request, target.fd, Listener(target)))
+                group.create_task(s3.fetch(request, target.fd, target.listener()))
 
     run(QUICK, use)
     assert statuses(store).count(400) <= 5 + 1
@@ -312,11 +311,11 @@ def test_keys_that_were_replaced_on_this_machine_are_read_again(store, target, p
     request = dataclasses.replace(target.request("", (0, 10), expected=None), locator=where)
 
     async def use(s3):
-        await s3.fetch(request, target.fd, Listener(target))
+        await s3.fetch(request, target.fd, target.listener())
         target.reports.clear()
         store.keys = {"NEW": StoreKey("new-secret")}
         profile("default", "NEW", "new-secret")
-        await s3.fetch(request, target.fd, Listener(target))
+        await s3.fetch(request, target.fd, target.listener())
 
     run(QUICK, use)
     target.check()
@@ -375,7 +374,7 @@ def test_keys_that_do_not_come(store, target, monkeypatch):
     async def use(s3):
         try:
             with pytest.raises(Unreachable, match="did not come in time"):
-                await s3.fetch(request, target.fd, Listener(target))
+                await s3.fetch(request, target.fd, target.listener())
         finally:
             going_on.set()
 

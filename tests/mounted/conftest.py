@@ -115,6 +115,26 @@ def xattr(path, name) -> str:
     return os.getxattr(path, name, follow_symlinks=False).decode()
 
 
+DOCUMENTS = {"app.json", "image.tmpl", "vm.tmpl", "service.json", "CHECKSUMS"}
+
+
+def everything_shown(root: Path) -> str:
+    """All that a mount shows to whoever looks: names, attributes, documents, status and log."""
+    run_dir = root.parent / "run"
+    done = run(*NEBFS, "status", "--run-dir", run_dir, check=False)
+    seen = [done.stdout, done.stderr, (root / ".nebfs/status.json").read_text()]
+    for top, names, files in os.walk(root):
+        for name in [".", *names, *files]:
+            node = os.path.join(top, name)
+            seen.append(node)
+            for attribute in os.listxattr(node, follow_symlinks=False):
+                seen += [attribute, xattr(node, attribute)]
+            if name in DOCUMENTS:
+                seen.append(Path(node).read_text())
+    seen += [path.read_text(errors="replace") for path in run_dir.glob("*.log")]
+    return "\n".join(seen)
+
+
 @pytest.fixture(scope="session")
 def cloud_root(tmp_path_factory):
     return tmp_path_factory.mktemp("cloud")
@@ -190,7 +210,13 @@ def mount(make_mount, servers):
 @pytest.fixture
 def tools():
     """The functions of this module, for tests that cannot import it by name."""
-    return types.SimpleNamespace(run=run, wait_until=wait_until, xattr=xattr, nebfs=NEBFS)
+    return types.SimpleNamespace(
+        run=run,
+        wait_until=wait_until,
+        xattr=xattr,
+        nebfs=NEBFS,
+        everything_shown=everything_shown,
+    )
 
 
 class Nginx:

@@ -110,17 +110,7 @@ def test_no_secret_is_seen_anywhere(make_mount, cloud, servers, tools, tmp_path)
     assert "secret access key is wrong" in tools.xattr(
         mount.app("stored qcow2", MARKET) / "stored qcow2.qcow2", "user.nebfs.trouble"
     )
-    done = tools.run(*tools.nebfs, "status", "--run-dir", mount.run_dir, check=False)
-    seen = [done.stdout, done.stderr, mount.log, (mount.path / ".nebfs/status.json").read_text()]
-    for top, names, files in os.walk(mount.path / "marketplaces" / MARKET):
-        for name in [".", *names, *files]:
-            node = os.path.join(top, name)
-            seen.append(node)
-            for attribute in os.listxattr(node, follow_symlinks=False):
-                seen.append(os.getxattr(node, attribute, follow_symlinks=False).decode())
-            if name.endswith((".json", ".tmpl")):
-                seen.append(Path(node).read_text())
-    text = "\n".join(seen)
+    text = tools.everything_shown(mount.path)
     assert "stored raw" in text
     assert "canary" not in text
     assert "canary" not in Path(f"/proc/{mount.pid}/cmdline").read_text()

@@ -136,18 +136,7 @@ def test_no_secret_and_no_token_is_seen_anywhere(app, tools, registry):
     mount = app.parents[2]
     for path in app.iterdir():
         path.read_bytes()
-    done = tools.run(*tools.nebfs, "status", "--run-dir", mount.parent / "run", check=False)
-    seen = [done.stdout, done.stderr]
-    for top, names, files in os.walk(app.parent):
-        for name in [".", *names, *files]:
-            node = os.path.join(top, name)
-            seen.append(node)
-            for attribute in os.listxattr(node, follow_symlinks=False):
-                seen.append(os.getxattr(node, attribute, follow_symlinks=False).decode())
-    seen.append((mount / ".nebfs/status.json").read_text())
-    seen += [path.read_text() for path in app.parent.glob("*/app.json")]
-    seen += [path.read_text() for path in (mount.parent / "run").glob("*.log")]
-    text = "\n".join(seen)
+    text = tools.everything_shown(mount)
     assert APP in text
     assert "canary" not in text
     assert "eyJ" not in text  # how every JSON web token begins

@@ -218,16 +218,16 @@ def test_the_mount_is_a_nebfs_read_only(mount):
             assert int(file.read()) >= 1024
 
 
-def test_app_json_holds_the_definition_and_no_secret(make_mount, cloud_root):
+def test_app_json_holds_the_definition_and_no_secret(make_mount, cloud_root, tools):
     from nebfs.demo.demonstration import demonstration_cloud
     from nebfs.demo.server import serve
 
     cloud = demonstration_cloud(cloud_root)
     with serve(cloud) as servers:
-        look_for_secrets(make_mount, servers, cloud)
+        look_for_secrets(make_mount, servers, cloud, tools)
 
 
-def look_for_secrets(make_mount, servers, cloud):
+def look_for_secrets(make_mount, servers, cloud, tools):
     from nebfs.model import Template
 
     app = cloud.apps[20]
@@ -240,12 +240,7 @@ def look_for_secrets(make_mount, servers, cloud):
     mount.start()
     text = (mount.path / ".nebfs/by-id/apps/20/app.json").read_text()
     assert json.loads(text)["name"] == "tiny raw app"
-    seen = text + json.dumps(mount.status()) + mount.log
-    for top, names, files in os.walk(mount.path):
-        for name in [".", *names, *files]:
-            path = os.path.join(top, name)
-            for attribute in os.listxattr(path, follow_symlinks=False):
-                seen += attribute + os.getxattr(path, attribute, follow_symlinks=False).decode()
+    seen = tools.everything_shown(mount.path)
     assert "user.one.TEMPLATE.BUCKET" in seen
     assert "canary" not in seen
     assert "oneadmin:opennebula" not in seen
