@@ -1,4 +1,4 @@
-"""A real Ceph cluster on loopback: a monitor, and a disk in memory. Made for RBD.
+"""A real Ceph cluster on loopback: a monitor, and a disk in memory.
 
 The order and the settings are those of a cluster of one node; what is not said here is Ceph's
 default.
@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,14 +49,14 @@ class Ceph:
         monmap = self.root / "monmap"
         self.run("monmaptool", "--create", "--addv", "a", monitor, "--fsid", self.fsid, monmap)
         of_monitor = ("-i", "a", "--monmap", monmap, "--keyring", keyring)
-        self.run("ceph-mon", *self._with_conf, "--mkfs", *of_monitor)
-        self.mon = self._begin("ceph-mon", "-i", "a")
-        self._until(lambda: self.ceph("-s", check=False), "a monitor")
+        self.run("ceph-mon", *self.with_conf, "--mkfs", *of_monitor)
+        self.mon = self.begin("ceph-mon", "-i", "a")
+        self.until(lambda: self.ceph("-s", check=False), "a monitor")
         disk = str(uuid.uuid4())
         self.ceph("osd", "new", disk)
-        self.run("ceph-osd", *self._with_conf, "-i", "0", "--mkfs", "--osd-uuid", disk)
-        self.osd = self._begin("ceph-osd", "-i", "0")
-        self._until(lambda: "1 up" in self.ceph("osd", "stat", check=False), "a disk")
+        self.run("ceph-osd", *self.with_conf, "-i", "0", "--mkfs", "--osd-uuid", disk)
+        self.osd = self.begin("ceph-osd", "-i", "0")
+        self.until(lambda: "1 up" in self.ceph("osd", "stat", check=False), "a disk")
         self.ceph("osd", "pool", "create", POOL, "4")
         self.rbd("pool", "init", POOL)
         self.keyring = self.user("nebfs", *READING)
@@ -95,10 +95,10 @@ class Ceph:
         return path.read_bytes()
 
     def rbd(self, *words: str | Path) -> str:
-        return self.run("rbd", *self._with_conf, *words)
+        return self.run("rbd", *self.with_conf, *words)
 
     def ceph(self, *words: str, check: bool = True) -> str:
-        return self.run("ceph", "--connect-timeout", "5", *self._with_conf, *words, check=check)
+        return self.run("ceph", "--connect-timeout", "5", *self.with_conf, *words, check=check)
 
     def run(self, program: str, *words: str | Path, check: bool = True) -> str:
         done = subprocess.run(
@@ -109,22 +109,25 @@ class Ceph:
         return done.stdout
 
     @property
-    def _with_conf(self) -> tuple[str | Path, ...]:
+    def with_conf(self) -> tuple[str | Path, ...]:
         return "-c", self.conf
 
-    def _begin(self, program: str, *words: str) -> subprocess.Popen[bytes]:
+    def begin(self, program: str, *words: str | Path) -> subprocess.Popen[bytes]:
         with (self.root / "log" / f"{program}.out").open("wb") as output:
             return subprocess.Popen(
-                [program, *self._with_conf, *words, "-f"],
+                [program, *self.with_conf, *words, "-f"],
                 stdout=output,
                 stderr=output,
                 env=ENVIRONMENT,
             )
 
-    def _until(self, condition, what: str) -> None:
+    def until(
+        self, condition: Callable[[], object], what: str, *also: subprocess.Popen[bytes]
+    ) -> None:
+        """Wait for what the cluster's processes, and `also` others, bring about."""
         end = time.monotonic() + START
         while not condition():
-            for process in (self.mon, self.osd):
+            for process in (self.mon, self.osd, *also):
                 assert process is None or process.poll() is None, f"see {self.root}/log"
             assert time.monotonic() < end, f"{what} did not come: see {self.root}/log"
             time.sleep(0.1)
@@ -151,7 +154,10 @@ osd_pool_default_size = 1
 osd_pool_default_min_size = 1
 mon_allow_pool_size_one = true
 osd_crush_chooseleaf_type = 0
+osd_pool_default_pg_num = 4
+osd_pool_default_pgp_num = 4
 osd_pool_default_pg_autoscale_mode = off
+mon_max_pg_per_osd = 1000
 mon_warn_on_pool_no_redundancy = false
 public_addr = 127.0.0.1
 cluster_addr = 127.0.0.1
