@@ -6,12 +6,9 @@ import contextlib
 import os
 import random
 import re
-import signal
 import socket
 import ssl
-import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +18,7 @@ import xxhash
 
 from nebfs.fetcher.messages import FetchRequest
 from nebfs.model import Filled, Locator, Revision
+from tests.nginx import Nginx
 
 SLOT = 4096
 SEED = 2**64 - 2  # so that the addition of the slot's number wraps
@@ -295,32 +293,5 @@ def answer_fixture() -> Callable[..., bytes]:
 @pytest.fixture
 def nginx(tmp_path) -> Iterator[tuple[str, Path]]:
     """A real nginx: its URL and the directory that it serves."""
-    root = tmp_path / "www"
-    root.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    scratch = "".join(
-        f"{kind}_temp_path {tmp_path}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    configuration = tmp_path / "nginx.conf"
-    configuration.write_text(
-        f"daemon off; master_process off; pid {tmp_path}/pid; error_log {tmp_path}/error.log;"
-        "events {} http { access_log off; " + scratch + " server {"
-        f" listen 127.0.0.1:{port}; root {root}; }} }}"
-    )
-    process = subprocess.Popen(
-        ["nginx", "-e", f"{tmp_path}/error.log", "-c", str(configuration)],
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            assert time.monotonic() < deadline, (tmp_path / "error.log").read_text()
-            time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}", root
-    process.send_signal(signal.SIGTERM)
-    process.wait(10)
+    with Nginx(tmp_path) as server:
+        yield server.url, server.root

@@ -16,6 +16,7 @@ import pytest
 
 from nebfs.demo.demonstration import PASSWORD, demonstration_cloud
 from nebfs.demo.server import serve
+from tests.nginx import Nginx
 
 NEBFS = (sys.executable, "-m", "nebfs.cli")
 
@@ -219,61 +220,13 @@ def tools():
     )
 
 
-class Nginx:
-    """A real nginx on a port of loopback, with a log of what it sent."""
-
-    def __init__(self, home: Path):
-        import socket
-
-        self.root = home / "www"
-        self.root.mkdir()
-        self.log = home / "access.log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        config = home / "nginx.conf"
-        config.write_text(
-            f"""
-            worker_processes 1; daemon off; pid {home}/pid; error_log {home}/error.log; user root;
-            events {{}}
-            http {{
-                log_format sent '$uri $status $body_bytes_sent';
-                access_log {self.log} sent;
-                client_body_temp_path {home}/t1; proxy_temp_path {home}/t2;
-                fastcgi_temp_path {home}/t3; uwsgi_temp_path {home}/t4; scgi_temp_path {home}/t5;
-                sendfile on;
-                server {{ listen 127.0.0.1:{port}; root {self.root}; }}
-            }}
-            """
-        )
-        self._process = subprocess.Popen(["nginx", "-c", config, "-p", home])
-        wait_until(lambda: self._answers(port))
-
-    @staticmethod
-    def _answers(port) -> bool:
-        import socket
-
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    def bytes_sent(self, uri: str) -> int:
-        lines = [line.split() for line in self.log.read_text().splitlines()]
-        return sum(int(sent) for where, _, sent in lines if where == uri)
-
-    def stop(self):
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(10)
-
-
 @pytest.fixture
 def nginx(tmp_path):
     home = tmp_path / "nginx"
     home.mkdir()
-    server = Nginx(home)
-    with open(server.root / "big.raw", "wb") as file:
-        file.truncate(4 << 30)
-        file.seek(2 << 30)
-        file.write(os.urandom(2 << 20))
-    yield server
-    server.stop()
+    with Nginx(home) as server:
+        with open(server.root / "big.raw", "wb") as file:
+            file.truncate(4 << 30)
+            file.seek(2 << 30)
+            file.write(os.urandom(2 << 20))
+        yield server

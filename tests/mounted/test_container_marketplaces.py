@@ -8,10 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import time
 
 import pytest
 
@@ -27,6 +24,7 @@ from nebfs.demo.containers import (
     mirror,
 )
 from nebfs.model import Template
+from tests.nginx import Nginx
 
 pytestmark = [pytest.mark.mounted, pytest.mark.nginx]
 
@@ -89,40 +87,13 @@ def place(tmp_path_factory, published):
         copy = home / "www" / path.lstrip("/")
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, copy)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     crypt = subprocess.run(
         ["openssl", "passwd", "-apr1", "canary-password"], capture_output=True, text=True
     )
     (home / "passwords").write_text(f"bob:{crypt.stdout}")
-    scratch = "".join(
-        f"{kind}_temp_path {home}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (home / "nginx.conf").write_text(
-        f"daemon off; master_process off; pid {home}/pid; error_log {home}/error.log;"
-        "events {} http { log_format sent '$uri $http_range $status $body_bytes_sent';"
-        f"access_log {home}/access.log sent; {scratch} server {{"
-        f"listen 127.0.0.1:{port}; root {home}/www; autoindex on;"
-        f"auth_basic private; auth_basic_user_file {home}/passwords; }} }}"
-    )
-    process = subprocess.Popen(
-        ["nginx", "-e", home / "error.log", "-c", home / "nginx.conf"], stderr=subprocess.DEVNULL
-    )
-    try:
-        end = time.monotonic() + 10
-        while not answers(port):
-            assert time.monotonic() < end, (home / "error.log").read_text()
-            time.sleep(0.02)
-        yield Place(port, home)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(10)
-
-
-def answers(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    server = f"autoindex on; auth_basic private; auth_basic_user_file {home}/passwords;"
+    with Nginx(home, server, log="$uri $http_range $status $body_bytes_sent") as nginx:
+        yield Place(nginx.port, home)
 
 
 def move(cloud, place):

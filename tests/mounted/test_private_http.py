@@ -8,14 +8,12 @@ import errno
 import hashlib
 import json
 import os
-import signal
-import socket
 import subprocess
-import time
 
 import pytest
 
 from nebfs.model import Template
+from tests.nginx import Nginx
 
 pytestmark = [pytest.mark.mounted, pytest.mark.nginx]
 
@@ -34,36 +32,14 @@ def place(tmp_path):
     printf 'bob:%s\\n' "$(openssl passwd -apr1 canary-password)" > passwords
     """
     subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True, capture_output=True)
-    (tmp_path / "www").mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    scratch = "".join(
-        f"{kind}_temp_path {tmp_path}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (tmp_path / "nginx.conf").write_text(
-        f"daemon off; master_process off; pid {tmp_path}/pid; error_log {tmp_path}/error.log;"
-        "events {} http { log_format sent '$uri $status $body_bytes_sent';"
-        f"access_log {tmp_path}/access.log sent; {scratch} server {{"
-        f"listen 127.0.0.1:{port} ssl; root {tmp_path}/www;"
+    server = (
         f"ssl_certificate {tmp_path}/place.pem; ssl_certificate_key {tmp_path}/key.pem;"
         "location = /appliance { default_type application/json; try_files /list.json =404; }"
         "location ~ ^/appliance/[a-z0-9]+/download/([01])$ { return 302 /file$1; }"
-        f"auth_basic private; auth_basic_user_file {tmp_path}/passwords; }} }}"
+        f"auth_basic private; auth_basic_user_file {tmp_path}/passwords;"
     )
-    process = subprocess.Popen(
-        ["nginx", "-e", tmp_path / "error.log", "-c", tmp_path / "nginx.conf"],
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        end = time.monotonic() + 10
-        while not answers(port):
-            assert time.monotonic() < end, (tmp_path / "error.log").read_text()
-            time.sleep(0.02)
-        yield Place(f"https://localhost:{port}", tmp_path)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(10)
+    with Nginx(tmp_path, server, listen="ssl") as nginx:
+        yield Place(f"https://localhost:{nginx.port}", tmp_path)
 
 
 class Place:
@@ -85,11 +61,6 @@ class Place:
         )
         path.chmod(0o600)
         return path
-
-
-def answers(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
