@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import trio
 
@@ -26,16 +26,22 @@ async def decoded(work: Callable[..., T], *arguments: object) -> T:
     return await trio.to_thread.run_sync(partial(work, *arguments), limiter=_decoding)
 
 
+def http_parts(text: str) -> SplitResult | None:
+    """Return the parts of an HTTP address as a person wrote it; None if `text` is none."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme.lower() in {"http", "https"} and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:  # such as a broken IPv6 address or a port that is no number
+        return None
+    return parts if usable and text.isprintable() and " " not in text else None
+
+
 def endpoint_of(marketplace: Marketplace, default: str) -> str:
     """Return ENDPOINT, or `default` without one, with a slash at its end. Raises Unsupported."""
     endpoint = marketplace.template.get("ENDPOINT").strip() or default
-    try:
-        parts = urlsplit(endpoint)
-        usable = parts.scheme.lower() in {"http", "https"} and bool(parts.hostname)
-        usable = usable and not parts.query and not parts.fragment and parts.port != 0
-    except ValueError:  # such as a broken IPv6 address or a port that is no number
-        usable = False
-    if not usable or not endpoint.isprintable() or " " in endpoint:
+    parts = http_parts(endpoint)
+    if parts is None or parts.query or parts.fragment or parts.port == 0:
         raise Unsupported("the marketplace's ENDPOINT is not an HTTP address", id=marketplace.id)
     return endpoint.rstrip("/") + "/"
 

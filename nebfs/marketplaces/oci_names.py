@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from nebfs.errors import Unsupported
+from nebfs.marketplaces.answers import http_parts
 from nebfs.model import Marketplace
 
 DOCKER_HUB = "https://registry-1.docker.io"
@@ -87,17 +88,16 @@ def registry_at(address: str, attribute: str, marketplace: Marketplace) -> str:
 
     Raises Unsupported when it is not an HTTP address, or has a path (a registry has none).
     """
-    trouble = "is not an HTTP address"
-    try:
-        parts = urlsplit(address)
-        usable = parts.scheme.lower() in {"http", "https"} and bool(parts.hostname)
-        usable = usable and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if usable and (parts.path.strip("/") or parts.query or parts.fragment):
-        usable, trouble = False, "is more than the address of a registry"
-    if not usable or not address.isprintable() or " " in address:
-        raise Unsupported(f"the marketplace's {attribute} {trouble}", id=marketplace.id)
+    parts = http_parts(address)
+    if parts is None or parts.port == 0:
+        raise Unsupported(
+            f"the marketplace's {attribute} is not an HTTP address", id=marketplace.id
+        )
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise Unsupported(
+            f"the marketplace's {attribute} is more than the address of a registry",
+            id=marketplace.id,
+        )
     return f"{parts.scheme.lower()}://{parts.netloc}"
 
 

@@ -15,9 +15,10 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from nebfs.errors import Unsupported
+from nebfs.marketplaces.answers import http_parts
 from nebfs.marketplaces.driver import Call
 from nebfs.marketplaces.record import is_template, recorded_content, trouble_of
 from nebfs.model import App, Locator, Marketplace, Offer, Trouble
@@ -120,18 +121,9 @@ def _usable(endpoint: str, marketplace: Marketplace) -> tuple[str, str]:
     """Return an ENDPOINT that is an HTTP address, without what does not belong into it, and its
     host.
     """
-    try:
-        parts = urlsplit(endpoint)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if (
-        not host
-        or parts.scheme.lower() not in {"http", "https"}
-        or parts.query
-        or not endpoint.isprintable()
-        or " " in endpoint
-    ):
+    parts = http_parts(endpoint)
+    host = parts.hostname if parts is not None else None
+    if parts is None or not host or parts.query:
         raise Unsupported("the marketplace's ENDPOINT is not an HTTP address", id=marketplace.id)
     place = parts.netloc.rpartition("@")[2]  # an object store knows keys, and no users
     return f"{parts.scheme.lower()}://{place}{parts.path.rstrip('/')}", host
