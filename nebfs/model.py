@@ -77,6 +77,24 @@ class ImageType(Tolerant):
     FILESYSTEM = 7
 
 
+class DiskType(Tolerant):
+    """IMAGE/DISK_TYPE. OpenNebula has 255 for none."""
+
+    UNKNOWN = -1
+    FILE = 0
+    CD_ROM = 1
+    BLOCK = 2
+    RBD = 3
+    RBD_CDROM = 4
+    GLUSTER = 5
+    GLUSTER_CDROM = 6
+    SHEEPDOG = 7
+    SHEEPDOG_CDROM = 8
+    ISCSI = 9
+    FILESYSTEM = 10
+    NONE = 255
+
+
 class DatastoreType(Tolerant):
     """DATASTORE/TYPE."""
 
@@ -211,12 +229,27 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Increment:
+    """One BACKUP_INCREMENTS/INCREMENT. `source` is its id where backups are kept; `parent` -1 is
+    none. The first one need not be 0: older ones are merged into it.
+    """
+
+    id: int
+    parent: int
+    full: bool
+    date: int
+    source: str
+    size_mb: int
+
+
+@dataclass(frozen=True, slots=True)
 class Image(Owned):
     """An IMAGE. `size_mb` is the virtual size rounded up, never the file's length."""
 
     datastore_id: int = -1
     datastore: str = ""
     type: ImageType = ImageType.UNKNOWN
+    disk_type: DiskType = DiskType.UNKNOWN
     state: ImageState = ImageState.UNKNOWN
     persistent: bool = False
     source: str = ""
@@ -227,8 +260,19 @@ class Image(Owned):
     regtime: int = 0
     modtime: int = 0
     running_vms: int = 0
+    vm_ids: tuple[int, ...] = ()
+    """The VMs that use it; of a backup, the VM that it is of."""
     lock: Lock | None = None
     snapshots: tuple[Snapshot, ...] = ()
+    current_base: int = -1
+    """SNAPSHOTS/CURRENT_BASE: the snapshot that its content goes on from."""
+    next_snapshot: int = 0
+    """SNAPSHOTS/NEXT_SNAPSHOT: together these move when the content is reverted or flattened, which
+    MODTIME does not tell."""
+    increments: tuple[Increment, ...] = ()
+    """Empty in a backup of mode full."""
+    disk_ids: tuple[int, ...] = ()
+    """A backup's disks, since 6.10."""
     template: Template = Template()
     unreadable: str = ""
     """Why the front-end could not tell us about it (only its id is then known); else empty."""
@@ -365,6 +409,14 @@ class Content:
     """Known without asking (a local file), else None: ask when the directory is opened."""
     allocated: int | None = None
     """Bytes that the file takes on its disk, where that is known."""
+    view: str = ""
+    """``raw``: the disk inside the file, a qcow2 image, is meant; empty: the file as it is.
+    What else is said here (`revision`, `allocated`, `checksums`) is about the file in any case."""
+    backing: Content | None = None
+    """With a view: what shows where the file has nothing of its own. The name of it that is in the
+    file itself is somebody's text, and never followed."""
+    volatile: bool = False
+    """Others may write to it while it is read: nothing of it is kept, here or in the kernel."""
 
     @property
     def identity(self) -> str:
@@ -374,6 +426,8 @@ class Content:
             self.locator.address,
             self.version,
             *(f"{c.algorithm}:{c.digest}" for c in self.checksums),
+            *((f"view:{self.view}",) if self.view else ()),
+            *((f"over:{self.backing.identity}",) if self.backing is not None else ()),
         )
         return hashlib.sha256("\0".join(facts).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -402,12 +456,32 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One of several files of an image: a snapshot, a disk in a backup. Either `content` or
+    `trouble`. `name` has no extension; `date` is when it was made, 0 where that is not known.
+    """
+
+    name: str
+    content: Content | None = None
+    trouble: Trouble | None = None
+    date: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Holding:
-    """An image as its datastore holds it: either `content` or `trouble`."""
+    """An image as its datastore holds it: one of `content`, `trouble`, `disks` and `directory`."""
 
     image: Image
     content: Content | None = None
     trouble: Trouble | None = None
+    snapshots: tuple[Part, ...] = ()
+    """What the image was at earlier moments, beside what it is."""
+    disks: tuple[Part, ...] = ()
+    """A backup's disks, each at each moment that was kept."""
+    deferred: bool = False
+    """The disks are not known from the list: the driver is asked when the backup is opened."""
+    directory: Locator | None = None
+    """The image is a directory of a host (virtiofs), not a disk."""
 
 
 class Filled(NamedTuple):

@@ -4,8 +4,8 @@ What lives here: the snapshot (``snapshot``), taking one (``survey`` asks the fr
 place's driver; ``keeping`` says what stays of a place that failed), comparing two (``compare``),
 keeping one on disk (``saved``) and its life: start, refresh, what happens when the front-end is
 away or turns us out (``catalog``). ``homes`` finds every object its place, ``together`` asks
-several questions at once. ``openings`` asks for the files of a single app where lists do not tell
-them.
+several questions at once. ``openings`` asks for the files of a single app or backup where lists do
+not tell them.
 
 What does not: the front-end's protocol (opennebula's), where bytes are (the drivers'), names and
 directories (the tree's).
@@ -21,11 +21,12 @@ writing and reading snapshots happens in worker threads.
 
 from nebfs.catalog.catalog import Catalog, Documents
 from nebfs.catalog.compare import changed_places, differs
-from nebfs.catalog.openings import Openings
+from nebfs.catalog.openings import Backups, Openings
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
 from nebfs.catalog.survey import FrontEnd, Surveyor
 
 __all__ = [
+    "Backups",
     "Catalog",
     "CloudSnapshot",
     "DatastoreListing",

@@ -71,10 +71,20 @@ def _kept_holding(
     trouble = trouble_of_image(image, datastore)
     if trouble is not None:
         return Holding(image, trouble=trouble)
-    if old is not None and old.content is not None and _about_file(old.image) == _about_file(image):
-        return Holding(image, old.content)
+    if old is not None and old.trouble is None and _about_file(old.image) == _about_file(image):
+        return replace(old, image=image)
     return Holding(image, trouble=missing)
 
 
 def _about_file(image: Image) -> tuple[object, ...]:
-    return (image.type, image.source, image.format, image.regtime, image.modtime, image.snapshots)
+    return (
+        image.type,
+        image.source,
+        image.format,
+        image.regtime,
+        image.modtime,
+        image.snapshots,
+        image.current_base,
+        image.next_snapshot,
+        image.increments,
+    )

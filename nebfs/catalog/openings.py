@@ -1,9 +1,9 @@
-"""The files of apps whose marketplace is asked about each by itself: asked, and remembered.
+"""The files of apps and backups whose place is asked about each by itself: asked, and remembered.
 
 A registry of container images lists names, and says what an image consists of only when it is
-asked for that image; so does a web page of archives whose checksums are in files beside them. That
-is asked when an app's directory is opened. What was learned is kept, also for the next start, and
-shown while the marketplace does not answer.
+asked for that image; so does a web page of archives whose checksums are in files beside them, and a
+repository of backups. That is asked when the directory is opened. What was learned is kept, also
+for the next start, and shown while the place does not answer.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 import structlog
 import trio
@@ -20,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from nebfs.catalog.catalog import Documents
 from nebfs.catalog.snapshot import CloudSnapshot
 from nebfs.errors import Missing, NebfsError, Refused, TimedOut, Unsupported
-from nebfs.model import App, Content, Marketplace, Offer
+from nebfs.model import App, Content, Datastore, Holding, Marketplace, Offer, Part
 
 log = structlog.get_logger()
 
@@ -32,33 +33,33 @@ REFUSED_FOR = 10.0
 Ask = Callable[[Marketplace, App, str], Awaitable[tuple[Content, ...]]]
 """Asks the driver of a marketplace; the text is OpenNebula's version."""
 
-_Known = tuple[float, tuple[Content, ...]]
-_adapter: TypeAdapter[dict[str, _Known]] = TypeAdapter(dict[str, _Known])
+AskDisks = Callable[[Datastore, Holding], Awaitable[tuple[Part, ...]]]
+"""Asks the driver of a datastore."""
+
+Found = TypeVar("Found")
 
 
-class Openings:
-    """Remembers the files of deferred offers for `max_age` seconds before asking again."""
+class Remembered(Generic[Found]):
+    """What was asked about single objects, for `max_age` seconds before asking again."""
 
     def __init__(
         self,
-        ask: Ask,
-        current: Callable[[], CloudSnapshot | None],
         documents: Documents,
+        adapter: TypeAdapter[dict[str, tuple[float, tuple[Found, ...]]]],
         *,
         document: str,
         timeout: float,
         max_age: float,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`current` is the newest snapshot. One question takes at most `timeout` seconds."""
-        self._ask = ask
-        self._current = current
+        """`adapter` reads and writes what is kept. One question takes at most `timeout` seconds."""
         self._documents = documents
+        self._adapter = adapter
         self._document = document
         self._timeout = timeout
         self.max_age = max_age
         self._now = now
-        self._known: LRUCache[str, _Known] = LRUCache(REMEMBERED)
+        self._known: LRUCache[str, tuple[float, tuple[Found, ...]]] = LRUCache(REMEMBERED)
         self._failed: TTLCache[str, NebfsError] = TTLCache(1024, REFUSED_FOR, trio.current_time)
         self._dirty = False
 
@@ -68,7 +69,7 @@ class Openings:
         if raw is None:
             return
         try:
-            self._known.update(_adapter.validate_json(raw))
+            self._known.update(self._adapter.validate_json(raw))
         except ValidationError as exc:
             log.warning("openings.unreadable", count=exc.error_count())
 
@@ -84,11 +85,64 @@ class Openings:
             return
         self._dirty = False
         known = dict(self._known)
-        data = await trio.to_thread.run_sync(lambda: _adapter.dump_json(known))
+        data = await trio.to_thread.run_sync(lambda: self._adapter.dump_json(known))
         try:
             await self._documents.save(self._document, data)
         except (NebfsError, OSError) as exc:
             log.warning("openings.not_saved", error=type(exc).__name__)
+
+    async def of(
+        self, key: str, name: str, ask: Callable[[], Awaitable[tuple[Found, ...]]]
+    ) -> tuple[Found, ...]:
+        """Return what is known under `key`, else what `ask` says. While the place is away, what it
+        said before.
+
+        Raises what `ask` raises, or TimedOut.
+        """
+        known = self._known.get(key)
+        if known is not None and 0 <= self._now() - known[0] <= self.max_age:
+            return known[1]
+        failure = self._failed.get(key)
+        if failure is None:
+            try:
+                with trio.fail_after(self._timeout):
+                    found = await ask()
+            except trio.TooSlowError:
+                failure = TimedOut("no answer in time", after=self._timeout)
+            except NebfsError as exc:
+                failure = exc
+            else:
+                self._known[key] = self._now(), found
+                self._dirty = True
+                return found
+            self._failed[key] = failure
+        if known is None or isinstance(failure, (Missing, Refused, Unsupported)):
+            raise copy.copy(failure) from failure
+        log.info("opening.from_memory", name=name, reason=str(failure))
+        return known[1]
+
+
+class Openings(Remembered[Content]):
+    """Remembers the files of deferred offers."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        current: Callable[[], CloudSnapshot | None],
+        documents: Documents,
+        *,
+        document: str,
+        timeout: float,
+        max_age: float,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`current` is the newest snapshot. One question takes at most `timeout` seconds."""
+        adapter = TypeAdapter(dict[str, tuple[float, tuple[Content, ...]]])
+        super().__init__(
+            documents, adapter, document=document, timeout=timeout, max_age=max_age, now=now
+        )
+        self._ask = ask
+        self._current = current
 
     async def contents(self, offer: Offer) -> tuple[Content, ...]:
         """Return the files of `offer`. While its marketplace is away, those that it had.
@@ -97,24 +151,10 @@ class Openings:
         """
         if not offer.deferred:
             return offer.contents
-        key = _key(offer.app)
-        known = self._known.get(key)
-        if known is not None and 0 <= self._now() - known[0] <= self.max_age:
-            return known[1]
-        failure = self._failed.get(key)
-        if failure is None:
-            try:
-                found = await self._asked(offer.app)
-            except NebfsError as exc:
-                failure = self._failed[key] = exc
-            else:
-                self._known[key] = self._now(), found
-                self._dirty = True
-                return found
-        if known is None or isinstance(failure, (Missing, Refused, Unsupported)):
-            raise copy.copy(failure) from failure
-        log.info("opening.from_memory", app=offer.app.name, reason=str(failure))
-        return known[1]
+        app = offer.app
+        # What the files of an app depend on.
+        facts = (str(app.marketplace_id), str(app.id), app.source, app.md5, app.version)
+        return await self.of("\0".join(facts), app.name, lambda: self._asked(app))
 
     async def _asked(self, app: App) -> tuple[Content, ...]:
         snapshot = self._current()
@@ -124,13 +164,48 @@ class Openings:
         )
         if snapshot is None or place is None:
             raise NebfsError("the app's marketplace is not there any more")
-        try:
-            with trio.fail_after(self._timeout):
-                return await self._ask(place, app, snapshot.version)
-        except trio.TooSlowError as exc:
-            raise TimedOut("no answer in time", after=self._timeout) from exc
+        return await self._ask(place, app, snapshot.version)
 
 
-def _key(app: App) -> str:
-    """What the files of an app depend on."""
-    return "\0".join((str(app.marketplace_id), str(app.id), app.source, app.md5, app.version))
+class Backups(Remembered[Part]):
+    """Remembers the disks of deferred holdings."""
+
+    def __init__(
+        self,
+        ask: AskDisks,
+        current: Callable[[], CloudSnapshot | None],
+        documents: Documents,
+        *,
+        document: str,
+        timeout: float,
+        max_age: float,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`current` is the newest snapshot. One question takes at most `timeout` seconds."""
+        adapter = TypeAdapter(dict[str, tuple[float, tuple[Part, ...]]])
+        super().__init__(
+            documents, adapter, document=document, timeout=timeout, max_age=max_age, now=now
+        )
+        self._ask = ask
+        self._current = current
+
+    async def disks(self, holding: Holding) -> tuple[Part, ...]:
+        """Return the disks of `holding`. While its datastore is away, those that it had.
+
+        Raises what the datastore's driver raises, or TimedOut.
+        """
+        if not holding.deferred:
+            return holding.disks
+        image = holding.image
+        # What the disks depend on: an incremental backup grows under the same id.
+        facts = (image.datastore_id, image.id, image.source, image.regtime, image.increments)
+        return await self.of(repr(facts), image.name, lambda: self._asked(holding))
+
+    async def _asked(self, holding: Holding) -> tuple[Part, ...]:
+        snapshot = self._current()
+        places = snapshot.datastores if snapshot is not None else ()
+        wanted = holding.image.datastore_id
+        place = next((p.datastore for p in places if p.datastore.id == wanted), None)
+        if place is None:
+            raise NebfsError("the backup's datastore is not there any more")
+        return await self._ask(place, holding)

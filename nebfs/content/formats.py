@@ -74,3 +74,13 @@ def claimed(name: str, media: str = "") -> Format:
     if not inside.isalnum():  # a claim is somebody's text, and becomes part of a file name
         inside = "raw"
     return Format("iso" if inside == "raw" and media == "cdrom" else inside)
+
+
+def disk_size(head: bytes) -> int | None:
+    """Return the length of the disk in a qcow2 image whose first bytes are `head`; else None.
+
+    At offset 24, after magic, version, and the place of a backing file's name.
+    """
+    if not head.startswith(b"QFI\xfb") or len(head) < 32:
+        return None
+    return int.from_bytes(head[24:32], "big")

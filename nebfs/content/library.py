@@ -11,6 +11,7 @@ import trio
 from cachetools import LRUCache
 
 from nebfs.blocks import MemoryStore, Store
+from nebfs.content import views
 from nebfs.content.filling import Budget, Filling
 from nebfs.content.layers.cached import Cached
 from nebfs.content.layers.fetched import Fetched
@@ -18,13 +19,15 @@ from nebfs.content.layers.inplace import InPlace
 from nebfs.content.layers.limited import Gate, Limited
 from nebfs.content.layers.noticed import Noticed, Quiet
 from nebfs.content.layers.pinned import Pinned
+from nebfs.content.layers.qcow2 import Qcow2
 from nebfs.content.layers.readahead import ReadAhead
 from nebfs.content.layers.retried import Retried
+from nebfs.content.layers.uncached import Uncached
 from nebfs.content.layers.verified import Verified, strongest
 from nebfs.content.pace import Pace
-from nebfs.content.prober import place_of
+from nebfs.content.prober import Probed, place_of
 from nebfs.content.stack import Reader, ReaderFacts, Source
-from nebfs.errors import CacheFault
+from nebfs.errors import CacheFault, Changed
 from nebfs.fetcher.messages import Fetcher
 from nebfs.model import Content, Revision
 from nebfs.units import MIB
@@ -114,9 +117,13 @@ class Library:
         on_changed: Callable[[Content], None],
         on_damaged: Callable[[Content], None],
         latency: Callable[[str], float] = lambda _: 0.0,
+        known: Callable[[Content], Probed | None] = lambda _: None,
     ) -> None:
-        """`latency` tells in how many seconds a place usually answers; 0: not known."""
+        """`latency` tells in how many seconds a place usually answers; 0: not known. `known` tells
+        what a place was found to have: raw views are opened by it.
+        """
         self._latency = latency
+        self._known = known
         self._fetcher = fetcher
         self._store = store
         self._memory = memory
@@ -131,8 +138,12 @@ class Library:
 
     async def open(self, content: Content, revision: Revision) -> Reader:
         """Return a reader of this very version. Raises NebfsError."""
+        if content.view:
+            return await self._open_view(content, revision)
         if content.locator.transport == "file":
-            return await InPlace.open(content.locator, revision)
+            return await InPlace.open(content.locator, revision, volatile=content.volatile)
+        if content.volatile:
+            return Uncached(self._fetcher, content.locator, revision, self._settings.patience)
         key = object_key(content, revision)
         async with self._opening:
             shared = self._shared.get(key)
@@ -141,6 +152,30 @@ class Library:
                 self._shared[key] = shared
             shared.users += 1
         return _Opened(self, key, shared, self._settings.read_ahead)
+
+    async def _open_view(self, content: Content, revision: Revision) -> Reader:
+        """Open the disk inside a qcow2 image, over the files beneath it.
+
+        Each open file has tables of its own in memory; the blocks are shared as those of any file.
+        """
+        whole = self._known(content)
+        found = [(file, self._known(file)) for file in views.files(content)]
+        if whole is None or whole.revision.differs_from(revision):
+            raise Changed("a file of the image has another version now")
+        reader: Reader | None = None
+        try:
+            for file, probed in reversed(found):
+                assert probed is not None  # noqa: S101 - the whole is known by its files
+                below = await self.open(file, probed.revision)
+                # It owns both from here on, and closes them if it fails.
+                reader = below if probed.disk is None else await Qcow2.open(below, reader, revision)
+        except BaseException:
+            if reader is not None:
+                with trio.CancelScope(shield=True):
+                    await reader.aclose()
+            raise
+        assert reader is not None  # noqa: S101 - there is one file at least
+        return reader
 
     async def _build(self, key: str, content: Content, revision: Revision) -> _Shared:
         """Build the stack of one object, from the bottom up."""

@@ -11,8 +11,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -20,7 +21,9 @@ import structlog
 import trio
 from cachetools import LRUCache, TTLCache
 
-from nebfs.content.formats import HEAD, Format, sniff
+from nebfs.content import views
+from nebfs.content.formats import HEAD, Format, disk_size, sniff
+from nebfs.content.layers.inplace import look_at
 from nebfs.errors import NebfsError, TimedOut, Unreachable
 from nebfs.fetcher.messages import Fetcher, FetchRequest
 from nebfs.model import Content, Locator, Revision
@@ -57,6 +60,8 @@ class Probed:
     revision: Revision
     format: Format
     at: float
+    disk: int | None = None
+    """The length of the disk in it, where the first bytes tell that (qcow2)."""
 
 
 def place_of(locator: Locator) -> str:
@@ -97,8 +102,8 @@ class Prober:
         if raw is None:
             return
         try:
-            for identity, (revision, kind, at) in json.loads(raw).items():
-                self._known[identity] = Probed(Revision(**revision), Format(**kind), at)
+            for identity, (revision, kind, at, *disk) in json.loads(raw).items():
+                self._known[identity] = Probed(Revision(**revision), Format(**kind), at, *disk)
         except (ValueError, TypeError, AttributeError) as exc:
             log.warning("probes.unreadable", error=str(exc))
 
@@ -111,7 +116,7 @@ class Prober:
 
         def encode() -> bytes:
             return json.dumps(
-                {i: (asdict(p.revision), asdict(p.format), p.at) for i, p in known}
+                {i: (asdict(p.revision), asdict(p.format), p.at, p.disk) for i, p in known}
             ).encode()
 
         await self._documents.save(DOCUMENT, await trio.to_thread.run_sync(encode))
@@ -124,7 +129,16 @@ class Prober:
 
     def known(self, content: Content) -> Probed | None:
         """Return what is remembered, however old."""
-        return self._known.get(content.identity)
+        if not content.view:
+            return self._known.get(content.identity)
+        files = [self._known.get(file.identity) for file in views.files(content)]
+        asked = [probed for probed in files if probed is not None]
+        if len(asked) < len(files):
+            return None
+        try:
+            return _view(asked)
+        except NebfsError:
+            return None
 
     def latency(self, place: str) -> float:
         """Return the seconds in which a place has answered at best; 0 if it was never asked."""
@@ -132,15 +146,21 @@ class Prober:
 
     def forget(self, content: Content) -> None:
         """Ask again next time: what is there has changed."""
-        self._known.pop(content.identity, None)
-        self._refused.pop(content.identity, None)
+        for file in views.files(content):
+            self._known.pop(file.identity, None)
+            self._refused.pop(file.identity, None)
         self._dirty = True
 
     async def ask(self, content: Content, max_age: float = math.inf) -> Probed:
         """Return what the place has, asking when what is known is older than `max_age` seconds.
 
-        Raises what the fetcher raises, or TimedOut.
+        Raises what the fetcher raises, or TimedOut. A file on this machine is looked at each time:
+        that costs less than being wrong about it.
         """
+        if content.view:
+            return await self._ask_view(content, max_age)
+        if content.locator.transport == "file":
+            return await self._look(content)
         identity = content.identity
         while True:
             known = self._known.get(identity)
@@ -166,6 +186,42 @@ class Prober:
         self._known[identity] = probed
         self._dirty = True
         self._silent.pop(place_of(content.locator), None)
+        return probed
+
+    async def _ask_view(self, content: Content, max_age: float) -> Probed:
+        """Ask about each of the files behind a view, together."""
+        found: dict[int, Probed | NebfsError] = {}
+        files = views.files(content)
+
+        async def ask(number: int, file: Content) -> None:
+            try:
+                found[number] = await self.ask(file, max_age)
+            except NebfsError as exc:
+                found[number] = exc
+
+        async with trio.open_nursery() as nursery:
+            for number, file in enumerate(files):
+                nursery.start_soon(ask, number, file)
+        for number in range(len(files)):
+            failure = found[number]
+            if isinstance(failure, NebfsError):
+                raise failure
+        return _view([p for _, p in sorted(found.items()) if isinstance(p, Probed)])
+
+    async def _look(self, content: Content) -> Probed:
+        """Look at a file on this machine. Raises Missing, Refused, or TimedOut if it hangs."""
+        turns = self._turns.setdefault("local", trio.CapacityLimiter(self._parallel))
+        look = partial(look_at, content.locator, HEAD)
+        try:
+            with trio.fail_after(self._timeout):
+                revision, head = await trio.to_thread.run_sync(
+                    look, limiter=turns, abandon_on_cancel=True
+                )
+        except trio.TooSlowError as exc:
+            raise TimedOut("no answer in time", place="local", after=self._timeout) from exc
+        kind = sniff(head, content.format, content.media)
+        probed = Probed(revision, kind, self._now(), disk_size(head))
+        self._known[content.identity] = probed
         return probed
 
     def _count_silence(self, locator: Locator, exc: NebfsError) -> None:
@@ -197,4 +253,11 @@ class Prober:
             raise TimedOut("no answer in time", place=place, after=self._timeout) from exc
         finally:
             os.close(fd)
-        return Probed(revision, sniff(head, content.format, content.media), self._now())
+        kind = sniff(head, content.format, content.media)
+        return Probed(revision, kind, self._now(), disk_size(head))
+
+
+def _view(files: Sequence[Probed]) -> Probed:
+    """Return what the raw view of `files` is, the topmost first. Raises BadAnswer if there is none."""
+    revision = views.revision([(p.revision, p.disk, p.format.name) for p in files])
+    return Probed(revision, Format("raw"), min(p.at for p in files))

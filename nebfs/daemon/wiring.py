@@ -18,17 +18,17 @@ import trio
 
 from nebfs import marketplaces
 from nebfs.blocks import DiskStore, Documents, MemoryStore, Store
-from nebfs.catalog import Catalog, CloudSnapshot, Openings, Surveyor
+from nebfs.catalog import Backups, Catalog, CloudSnapshot, Openings, Surveyor
 from nebfs.config import Settings
 from nebfs.content import Library, LibrarySettings, Prober
-from nebfs.datastores import DatastoreDrivers
+from nebfs.datastores import DatastoreDrivers, DeferringDatastore
 from nebfs.errors import Refused, Unreachable, Unsupported
 from nebfs.fetcher import access
 from nebfs.fetcher.client import FetcherProcess, open_fetcher
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fuse import Operations, OperationsSettings
 from nebfs.marketplaces import DeferringDriver
-from nebfs.model import App, Content, Marketplace, without_credentials
+from nebfs.model import App, Content, Datastore, Holding, Marketplace, Part, without_credentials
 from nebfs.opennebula import (
     Caller,
     FrontEnd,
@@ -81,7 +81,8 @@ async def built(settings: Settings) -> AsyncIterator[House]:
     store, documents = await _prepare_cache(settings)
     try:
         async with open_fetcher(_fetcher_settings(settings)) as fetcher:
-            source, survey, identity = _survey(settings, fetcher)
+            drivers = _datastore_drivers(settings, fetcher)
+            source, survey, identity = _survey(settings, fetcher, drivers)
             catalog = Catalog(
                 survey,
                 documents,
@@ -101,6 +102,15 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                 max_age=max(settings.refresh_interval, OPENED_FOR),
             )
             await openings.load()
+            backups = Backups(
+                partial(_disks_of, drivers),
+                lambda: catalog.current,
+                documents,
+                document=f"backups-{identity}.json",
+                timeout=settings.listing_deadline,
+                max_age=max(settings.refresh_interval, OPENED_FOR),
+            )
+            await backups.load()
             try:
                 await catalog.start()
             except NotAuthenticated as exc:
@@ -112,12 +122,13 @@ async def built(settings: Settings) -> AsyncIterator[House]:
             _see_that_something_was_listed(catalog)
             async with trio.open_nursery() as nursery:
                 house = _furnish(
-                    settings, source, store, fetcher, catalog, prober, openings, nursery
+                    settings, source, store, fetcher, catalog, prober, openings, backups, nursery
                 )
                 if isinstance(store, DiskStore):
                     nursery.start_soon(store.measure)
                 nursery.start_soon(prober.run)
                 nursery.start_soon(openings.run)
+                nursery.start_soon(backups.run)
                 nursery.start_soon(catalog.run)
                 _spare_collections()
                 try:
@@ -127,6 +138,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
                         await prober.save()
                         await openings.save()
+                        await backups.save()
     finally:
         if isinstance(store, DiskStore):
             store.unlock()
@@ -160,6 +172,7 @@ def _furnish(
     catalog: Catalog,
     prober: Prober,
     openings: Openings,
+    backups: Backups,
     nursery: trio.Nursery,
 ) -> House:
     status: list[Callable[[], bytes]] = [lambda: b"{}\n"]
@@ -171,6 +184,7 @@ def _furnish(
         status=lambda: status[0](),  # noqa: PLW0108 - it is replaced later
         cloud=not settings.marketplaces,
         openings=openings,
+        backups=backups,
     )
     memory = store if isinstance(store, MemoryStore) else MemoryStore()
 
@@ -191,6 +205,7 @@ def _furnish(
         on_changed=prober.forget,
         on_damaged=damaged,
         latency=prober.latency,
+        known=prober.known,
     )
     operations = Operations(
         tree,
@@ -255,7 +270,17 @@ def _fetcher_settings(settings: Settings) -> FetcherSettings:
     )
 
 
-def _survey(settings: Settings, fetcher: FetcherProcess) -> tuple[str, Survey, str]:
+def _datastore_drivers(settings: Settings, fetcher: FetcherProcess) -> DatastoreDrivers:
+    return DatastoreDrivers(
+        paths=settings.datastore_paths,
+        call=fetcher.call,
+        settings={"ceph": settings.ceph_places, "fs": settings.datastores.ssh},
+    )
+
+
+def _survey(
+    settings: Settings, fetcher: FetcherProcess, drivers: DatastoreDrivers
+) -> tuple[str, Survey, str]:
     """Return what is mounted (for people), how its lists are had, and a name for the saved ones.
 
     The name is of the endpoint and the session: lists that one user may see are not another's.
@@ -264,11 +289,7 @@ def _survey(settings: Settings, fetcher: FetcherProcess) -> tuple[str, Survey, s
         marketplace_driver=lambda name, version: marketplaces.driver_for(
             name, call=fetcher.call, version=version, platform=settings.platform
         ),
-        datastore_driver=DatastoreDrivers(
-            paths=settings.datastore_paths,
-            call=fetcher.call,
-            settings={"ceph": settings.ceph_places, "fs": settings.datastores.ssh},
-        ),
+        datastore_driver=drivers,
         place_timeout=settings.listing_deadline,
         now=time.time,
     )
@@ -297,6 +318,16 @@ async def _files_of(
     if not isinstance(driver, DeferringDriver):
         raise Unsupported("the app's files are not known", driver=marketplace.driver)
     return await driver.contents(marketplace, app)
+
+
+async def _disks_of(
+    drivers: DatastoreDrivers, datastore: Datastore, holding: Holding
+) -> tuple[Part, ...]:
+    """Ask a datastore's driver for the disks of one backup."""
+    driver = drivers(datastore.driver)
+    if not isinstance(driver, DeferringDatastore):
+        raise Unsupported("the backup's disks are not known", driver=datastore.driver)
+    return await driver.disks(datastore, holding.image)
 
 
 def _digest(*facts: str) -> str:

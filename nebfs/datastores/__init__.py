@@ -20,8 +20,14 @@ it likes; how many can be held is limited for each datastore. Keep the ``Datasto
 life of the mount: the limits live in its drivers.
 """
 
-from nebfs.datastores.driver import DatastoreDriver
+from nebfs.datastores.driver import DatastoreDriver, DeferringDatastore
 from nebfs.datastores.registry import DRIVERS, DatastoreDrivers
 from nebfs.datastores.unsupported import UnsupportedDatastore
 
-__all__ = ["DRIVERS", "DatastoreDriver", "DatastoreDrivers", "UnsupportedDatastore"]
+__all__ = [
+    "DRIVERS",
+    "DatastoreDriver",
+    "DatastoreDrivers",
+    "DeferringDatastore",
+    "UnsupportedDatastore",
+]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from nebfs.fetcher.messages import Call
-from nebfs.model import Datastore, Holding, Image
+from nebfs.model import Datastore, Holding, Image, Part
 
 
 class DatastoreDriver(Protocol):
@@ -19,6 +19,15 @@ class DatastoreDriver(Protocol):
         is that image's trouble. Raises Unreachable when the datastore itself does not answer: then
         nothing is known, which never means that nothing is there.
         """
+        ...
+
+
+@runtime_checkable
+class DeferringDatastore(Protocol):
+    """A kind of storage whose backups' files are known only when it is asked about each."""
+
+    async def disks(self, datastore: Datastore, image: Image) -> tuple[Part, ...]:
+        """Return the disks of a holding that is deferred. Raises NebfsError."""
         ...
 
 

@@ -27,14 +27,18 @@ import trio
 log = structlog.get_logger()
 
 _READ: Final = 15
+_STATFS: Final = 17
 _READDIR: Final = 28
 _INTERRUPT: Final = 36
 _READDIRPLUS: Final = 44
 
-_IN = struct.Struct("<IIQ24x")
-"""fuse_in_header: length, opcode, unique; and the rest of its 40 bytes."""
+_IN = struct.Struct("<IIQQ16x")
+"""fuse_in_header: length, opcode, unique, inode; and the rest of its 40 bytes."""
 _READ_IN = struct.Struct("<QQI")
 """fuse_read_in, its beginning: file handle, offset, size."""
+_KSTATFS = struct.Struct("<QQQQQIIII24x")
+"""fuse_kstatfs: blocks, free, available, files, free files, block size, name length, fragment
+size, padding; and what is spare."""
 _SIZE = struct.Struct("<I")
 _UNIQUE = struct.Struct("<Q")
 _OUT = struct.Struct("<IiQ")
@@ -68,6 +72,13 @@ class Reads(Protocol):
 
     async def read_cold(self, fh: int, offset: int, size: int) -> tuple[int, bytes | memoryview]:
         """Return 0 and the bytes, or an errno; good until the next await. Raises nothing."""
+        ...
+
+    unit: int
+    """Bytes of a block, as `capacity` counts them."""
+
+    def capacity(self, inode: int) -> tuple[int, int, int, int]:
+        """Return blocks, free blocks, files and the longest name's bytes, where `inode` is."""
         ...
 
 
@@ -148,9 +159,11 @@ class DirectReads:
                     raise
                 misses = 0
                 taken += 1
-                _, opcode, unique = _IN.unpack_from(buffer)
+                _, opcode, unique, inode = _IN.unpack_from(buffer)
                 if opcode == _READ:
                     self._read(nursery, unique, *_READ_IN.unpack_from(buffer, _IN.size))
+                elif opcode == _STATFS:
+                    self._statfs(unique, inode)
                 else:
                     await self._pass_on(opcode, buffer[:count])
                 if clock() > until:
@@ -164,6 +177,13 @@ class DirectReads:
             nursery.start_soon(self._read_cold, unique, fh, offset, size)
         else:
             self._answer(unique, 0, view)
+
+    def _statfs(self, unique: int, inode: int) -> None:
+        """Answer here, as pyfuse3 does not pass on which inode it is about."""
+        blocks, free, files, longest = self._reads.capacity(inode)
+        unit = self._reads.unit
+        facts = _KSTATFS.pack(blocks, free, free, files, 0, unit, longest, unit, 0)
+        self._answer(unique, 0, facts)
 
     async def _read_cold(self, unique: int, fh: int, offset: int, size: int) -> None:
         number, data = await self._reads.read_cold(fh, offset, size)

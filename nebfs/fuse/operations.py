@@ -21,6 +21,7 @@ from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable
 from nebfs.fuse.guard import guarded
 from nebfs.model import Content
 from nebfs.tree import ContentFile, Directory, Document, Link, Node, Tree
+from nebfs.tree.inodes import ROOT
 from nebfs.tree.nodes import StatusDocument
 
 log = structlog.get_logger()
@@ -73,6 +74,7 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = False
     enable_acl = False
+    unit = BLOCK
 
     def __init__(
         self, tree: Tree, library: Library, prober: Prober, settings: OperationsSettings
@@ -201,7 +203,10 @@ class Operations(pyfuse3.Operations):
             reader = await self._open(node)
         self._files[fh] = _Disk(reader, node)
         self.counters.opens += 1
-        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), keep_cache=True)
+        volatile = node.content is not None and node.content.volatile
+        return pyfuse3.FileInfo(
+            fh=pyfuse3.FileHandleT(fh), direct_io=volatile, keep_cache=not volatile
+        )
 
     async def _open(self, node: ContentFile) -> Reader:
         content, revision = node.content, node.revision
@@ -211,7 +216,7 @@ class Operations(pyfuse3.Operations):
             failure.errno = node.trouble.errno if node.trouble is not None else errno.EIO
             raise failure
         try:
-            if content.revision is None:
+            if content.revision is None or content.view:
                 await self._still_there(node, content)
             return await self._library.open(content, revision)
         except Changed:
@@ -358,18 +363,21 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.ENODATA)
         return value.encode("utf-8", "replace")
 
+    def capacity(self, inode: int) -> tuple[int, int, int, int]:
+        """Answer df(1): blocks of BLOCK bytes, those of them that are free, files, NAME_MAX. Of the
+        datastore that the inode is in, or of all together. See direct.py.
+        """
+        total, free = self._tree.capacity(inode)
+        return total // BLOCK, free // BLOCK, len(self._tree.inodes), 255
+
     @guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        """Answer df(1): what the datastores have together. Nothing can be written here."""
+        """Answer df(1) where direct.py does not: pyfuse3 does not tell us which inode is meant."""
         facts = pyfuse3.StatvfsData()
-        total, free = self._tree.capacity()
         facts.f_bsize = facts.f_frsize = BLOCK
-        facts.f_blocks = total // BLOCK
-        facts.f_bfree = free // BLOCK
-        facts.f_bavail = 0
-        facts.f_files = len(self._tree.inodes)
+        facts.f_blocks, facts.f_bfree, facts.f_files, facts.f_namemax = self.capacity(ROOT)
+        facts.f_bavail = facts.f_bfree
         facts.f_ffree = facts.f_favail = 0
-        facts.f_namemax = 255
         return facts
 
     # --- what would change something --------------------------------------------------------

@@ -7,7 +7,16 @@ slashes and the ``-`` of some drivers included: the drivers know what theirs mea
 
 from __future__ import annotations
 
-from nebfs.model import Datastore, DatastoreType, Image, ImageState, ImageType, Snapshot
+from nebfs.model import (
+    Datastore,
+    DatastoreType,
+    DiskType,
+    Image,
+    ImageState,
+    ImageType,
+    Increment,
+    Snapshot,
+)
 from nebfs.opennebula.document import Node, objects
 
 # What FSTYPE of a version before 6.0 holds when it names a disk format, not a file system.
@@ -47,6 +56,7 @@ def _datastore(node: Node) -> Datastore:
 
 def _image(node: Node) -> Image:
     template = node.template()
+    snapshots = node.node("SNAPSHOTS")
     format_, filesystem = node.text("FORMAT"), node.text("FS")
     if "FORMAT" not in node:
         fstype = node.text("FSTYPE")
@@ -58,6 +68,7 @@ def _image(node: Node) -> Image:
         datastore_id=node.number("DATASTORE_ID", -1),
         datastore=node.text("DATASTORE"),
         type=ImageType(node.number("TYPE", -1)),
+        disk_type=DiskType(node.number("DISK_TYPE", -1)),
         state=ImageState(node.number("STATE", -1)),
         persistent=node.number("PERSISTENT") == 1,
         source=node.text("SOURCE"),
@@ -68,8 +79,13 @@ def _image(node: Node) -> Image:
         regtime=node.number("REGTIME"),
         modtime=node.number("MODTIME"),
         running_vms=node.number("RUNNING_VMS"),
+        vm_ids=node.ids("VMS"),
         lock=node.lock(),
-        snapshots=_snapshots(node.node("SNAPSHOTS")),
+        snapshots=_snapshots(snapshots),
+        current_base=-1 if snapshots is None else snapshots.number("CURRENT_BASE", -1),
+        next_snapshot=0 if snapshots is None else snapshots.number("NEXT_SNAPSHOT"),
+        increments=_increments(node.node("BACKUP_INCREMENTS")),
+        disk_ids=node.ids("BACKUP_DISK_IDS"),
         template=template,
     )
 
@@ -89,3 +105,20 @@ def _snapshots(node: Node | None) -> tuple[Snapshot, ...]:
         for entry in node.nodes("SNAPSHOT")
     )
     return tuple(sorted(found, key=lambda snapshot: snapshot.id))
+
+
+def _increments(node: Node | None) -> tuple[Increment, ...]:
+    if node is None:
+        return ()
+    found = (
+        Increment(
+            id=entry.object_id(),
+            parent=entry.number("PARENT_ID", -1),
+            full=entry.text("TYPE") == "FULL",
+            date=entry.number("DATE"),
+            source=entry.text("SOURCE"),
+            size_mb=entry.number("SIZE"),
+        )
+        for entry in node.nodes("INCREMENT")
+    )
+    return tuple(sorted(found, key=lambda increment: increment.id))

@@ -8,7 +8,6 @@ by mistake.
 
 from __future__ import annotations
 
-import errno
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -26,6 +25,7 @@ from nebfs.tree import attributes
 from nebfs.tree.documents import checksums, documents
 from nebfs.tree.names import distinct, encode, with_extension
 from nebfs.tree.nodes import FOREVER, SOON, AppDirectory, ContentFile, Document, Link, Node
+from nebfs.tree.troubles import trouble_of
 
 log = structlog.get_logger()
 
@@ -85,7 +85,7 @@ async def _opened(
         return replace(offer, contents=await contents_of(offer))
     except NebfsError as exc:
         log.warning("app.unreadable", app=offer.app.name, id=offer.app.id, error=str(exc))
-        return replace(offer, trouble=_trouble_of(exc))
+        return replace(offer, trouble=trouble_of(exc))
 
 
 async def _ask(
@@ -134,7 +134,7 @@ def _file(offer: Offer, name: str, content: Content, answer: Probed | NebfsError
     revision = known.revision if known is not None else None
     trouble = None
     if isinstance(answer, NebfsError):
-        trouble = _trouble_of(answer)
+        trouble = trouble_of(answer)
     return ContentFile(
         name=name,
         key=("file", offer.app.id, content.identity, revision, None if known else name),
@@ -144,13 +144,6 @@ def _file(offer: Offer, name: str, content: Content, answer: Probed | NebfsError
         mtime=_written(revision.modified if revision else "") or float(offer.app.regtime),
         timeout=FOREVER if trouble is None else SOON,
     )
-
-
-def _trouble_of(failure: NebfsError) -> Trouble:
-    # Not ENOENT: the name is there. rsync takes that for "vanished" and carries on, and a backup
-    # would lack the file with nothing more than a warning.
-    number = errno.EIO if failure.errno == errno.ENOENT else failure.errno
-    return Trouble(number, str(failure))
 
 
 def _blocked(offer: Offer, name: str, trouble: Trouble) -> ContentFile:

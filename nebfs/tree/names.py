@@ -63,14 +63,15 @@ def with_extension(stem: str, extension: str) -> tuple[str, str]:
     return stem, suffix
 
 
-def distinct(wanted: Iterable[tuple[int, str, str]]) -> dict[int, str]:
+def distinct(wanted: Iterable[tuple[int, str, str]], others: Iterable[str] = ()) -> dict[int, str]:
     """Return a unique name for each (id, stem, suffix): ``stem + suffix`` or ``stem~id + suffix``.
+    None is one of `others`.
 
     The lowest id keeps the plain name, so that a newcomer never renames what was there. A name
     that had to be shortened carries its id as well: what was cut off may have told two apart.
     """
     names: dict[int, str] = {}
-    taken: set[str] = set()
+    taken = set(others)
     later: list[tuple[int, str, str]] = []
     for number, stem, suffix in sorted(wanted):
         plain = stem + suffix

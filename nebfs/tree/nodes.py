@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import trio
 
 from nebfs.catalog.snapshot import DatastoreListing, MarketplaceListing
-from nebfs.model import Content, Offer, Revision, Trouble
+from nebfs.model import Content, Holding, Offer, Revision, Trouble
 
 FOREVER = 300.0
 """Seconds for which the kernel may answer by itself: it is told of every change."""
@@ -143,10 +143,9 @@ class MarketplaceDirectory(Directory):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class AppDirectory(Directory):
-    """An app: its image files, its definition, links to the apps that it names."""
+class Asked(Directory):
+    """A directory whose files' lengths may have to be asked of the place where they are."""
 
-    offer: Offer
     filled_at: float = 0.0
     """When its files were asked about, on trio's clock."""
     doubtful: bool = False
@@ -156,10 +155,26 @@ class AppDirectory(Directory):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class DatastoreDirectory(Directory):
+class AppDirectory(Asked):
+    """An app: its image files, its definition, links to the apps that it names."""
+
+    offer: Offer
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class DatastoreDirectory(Asked):
     """A datastore: a directory of image files."""
 
     listing: DatastoreListing
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class PartsDirectory(Asked):
+    """Several files of one image: its snapshots, or the disks of a backup."""
+
+    holding: Holding
+    snapshots: bool
+    """Whether it is its snapshots."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

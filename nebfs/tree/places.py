@@ -1,26 +1,20 @@
-"""The directories of marketplaces and datastores, made from their listings."""
+"""The directories of marketplaces and datastores, and of apps, made from their listings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 
-from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
-from nebfs.content.formats import claimed
-from nebfs.model import Holding, ImageType
-from nebfs.tree import attributes
-from nebfs.tree.names import distinct, encode, with_extension
+from nebfs.catalog.snapshot import CloudSnapshot, MarketplaceListing
+from nebfs.tree import attributes, images
+from nebfs.tree.names import distinct, encode
 from nebfs.tree.nodes import (
-    SOON,
     AppDirectory,
-    ContentFile,
     DatastoreDirectory,
+    Directory,
     MarketplaceDirectory,
     Node,
 )
-
-_FILES = {ImageType.KERNEL, ImageType.RAMDISK, ImageType.CONTEXT}
-"""What a files datastore holds are plain files, not disks: no format is put behind their names."""
 
 
 def marketplaces(snapshot: CloudSnapshot) -> dict[str, MarketplaceDirectory]:
@@ -62,7 +56,7 @@ def _newest(times: Sequence[int]) -> float:
 def apps(listing: MarketplaceListing) -> dict[str, Node]:
     """Return the app directories of a marketplace, by name."""
     offers = {offer.app.id: offer for offer in listing.offers}
-    names = distinct((i, encode(offer.app.name), "") for i, offer in offers.items())
+    names = _app_names(listing)
     return {
         names[i]: AppDirectory(
             name=names[i],
@@ -75,36 +69,15 @@ def apps(listing: MarketplaceListing) -> dict[str, Node]:
     }
 
 
-def images(listing: DatastoreListing) -> dict[str, Node]:
-    """Return the image files of a datastore, by name."""
-    holdings = {holding.image.id: holding for holding in listing.holdings}
-    names = distinct((i, *_image_name(holding)) for i, holding in holdings.items())
-    return {
-        names[i]: _image(holding, names[i])
-        for i, holding in sorted(holdings.items(), key=lambda item: names[item[0]])
-    }
+def names_by_id(place: Directory) -> dict[int, str]:
+    """Return what each app or image is called in the directory of its place, by id."""
+    match place:
+        case MarketplaceDirectory():
+            return _app_names(place.listing)
+        case DatastoreDirectory():
+            return images.names(place.listing)
+    return {}
 
 
-def _image_name(holding: Holding) -> tuple[str, str]:
-    image = holding.image
-    stem = encode(image.name)
-    if image.type in _FILES:
-        return stem, ""
-    media = "cdrom" if image.type is ImageType.CDROM else ""
-    return with_extension(stem, claimed(image.format, media).extension)
-
-
-def _image(holding: Holding, name: str) -> ContentFile:
-    image, content = holding.image, holding.content
-    revision = content.revision if content is not None else None
-    written = int(revision.modified) / 1e9 if revision is not None and revision.modified else 0.0
-    return ContentFile(
-        name=name,
-        key=("image", image.id, revision),
-        content=content,
-        revision=revision,
-        trouble=holding.trouble,
-        mtime=written or float(image.modtime or image.regtime),
-        timeout=SOON if holding.trouble is not None else 300.0,
-        attributes=partial(attributes.of_image, image),
-    )
+def _app_names(listing: MarketplaceListing) -> dict[int, str]:
+    return distinct((offer.app.id, encode(offer.app.name), "") for offer in listing.offers)

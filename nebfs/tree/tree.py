@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,13 +14,14 @@ import trio
 from nebfs.catalog.compare import changed_places
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
 from nebfs.content.prober import Prober
-from nebfs.errors import Missing, NebfsError, Refused
-from nebfs.model import App, Content, Offer
-from nebfs.tree import appdir, places
-from nebfs.tree.inodes import Inodes
+from nebfs.errors import Changed, Missing, NebfsError, Refused
+from nebfs.model import App, Content, Datastore, Holding, Offer, Part
+from nebfs.tree import appdir, images, places
+from nebfs.tree.inodes import ROOT, Inodes
 from nebfs.tree.names import encode
 from nebfs.tree.nodes import (
     AppDirectory,
+    Asked,
     ByIdDirectory,
     ContentFile,
     DatastoreDirectory,
@@ -27,6 +29,7 @@ from nebfs.tree.nodes import (
     Link,
     MarketplaceDirectory,
     Node,
+    PartsDirectory,
     StatusDocument,
 )
 from nebfs.units import MIB
@@ -91,6 +94,17 @@ class Files(Protocol):
         ...
 
 
+class Disks(Protocol):
+    """What the tree needs to know about backups whose files no list tells; ``catalog.Backups``."""
+
+    max_age: float
+    """Seconds for which an answer is good."""
+
+    async def disks(self, holding: Holding) -> tuple[Part, ...]:
+        """Return the disks of `holding`. Raises NebfsError."""
+        ...
+
+
 class Tree:
     """Answers lookups and listings; see the room's docstring for its concurrency rule."""
 
@@ -104,15 +118,18 @@ class Tree:
         status: Callable[[], bytes] = bytes,
         cloud: bool = True,
         openings: Files | None = None,
+        backups: Disks | None = None,
     ) -> None:
         """Asking ahead of a walk runs in `nursery`. Without a `cloud` there are no datastores.
-        `openings` is asked for the files of offers that are deferred.
+        `openings` is asked for the files of offers that are deferred, `backups` for the disks of
+        holdings that are.
         """
         self._lists = lists
         self._prober = prober
         self._nursery = nursery
         self._settings = settings
         self._openings = openings
+        self._backups = backups
         self.inodes = Inodes()
         self.root = Directory(name="", key="root", children={})
         self.inodes.enter(self.root)
@@ -161,8 +178,8 @@ class Tree:
         """Return the entries of `directory`: whole, or an error, never short by accident."""
         if self._lists.denied and directory is not self.root:
             raise Refused(self._lists.denied)
-        if isinstance(directory, AppDirectory):
-            return await self._app(directory)
+        if isinstance(directory, Asked):
+            return await self._asked(directory)
         if isinstance(directory, ByIdDirectory):
             return self._by_id(directory)
         if directory.children is None:
@@ -175,13 +192,12 @@ class Tree:
             if not directory.listing.as_of:
                 raise NebfsError(directory.listing.trouble or "it was never listed")
             return places.apps(directory.listing)
-        if isinstance(directory, DatastoreDirectory):
-            if not directory.listing.as_of:
-                raise NebfsError(directory.listing.trouble or "it was never listed")
-            return places.images(directory.listing)
         return {}
 
-    async def _app(self, directory: AppDirectory) -> dict[str, Node]:
+    async def _asked(self, directory: Asked) -> dict[str, Node]:
+        """Return the entries of a directory whose places may have to be asked, once at a time."""
+        if isinstance(directory, DatastoreDirectory) and self._simple(directory):
+            return directory.children or {}
         while True:
             if directory.children is not None and not self._worth_asking_again(directory):
                 return directory.children
@@ -189,15 +205,8 @@ class Tree:
                 break
             await directory.filling.wait()
         filling = directory.filling = trio.Event()
-        self._ask_ahead(directory)
         try:
-            fresh = await appdir.fill(
-                directory,
-                self._prober,
-                self._settings.listing_deadline,
-                self._path_of,
-                self._contents,
-            )
+            fresh = await self._fresh(directory)
             directory.filled_at = trio.current_time()
             self._replace(directory, fresh)
         finally:
@@ -206,14 +215,67 @@ class Tree:
         self._flush()
         return directory.children or {}
 
+    async def _fresh(self, directory: Asked) -> dict[str, Node]:
+        """Ask about the files of a directory."""
+        deadline = self._settings.listing_deadline
+        match directory:
+            case AppDirectory():
+                self._ask_ahead(directory)
+                return await appdir.fill(
+                    directory, self._prober, deadline, self._path_of, self._contents
+                )
+            case DatastoreDirectory():
+                listing = directory.listing
+                if not listing.as_of:
+                    raise NebfsError(listing.trouble or "it was never listed")
+                answers = await images.ask(images.of_listing(listing), self._prober, deadline)
+                return self._images(directory, listing, answers)
+            case PartsDirectory():
+                found = await self._parts(directory)
+                answers = await images.ask([p.content for p in found], self._prober, deadline)
+                files = images.parts(directory, found, answers)
+                directory.doubtful = any(node.trouble is not None for node in files.values())
+                return dict(files)
+        raise TypeError(type(directory).__name__)
+
+    def _simple(self, directory: DatastoreDirectory) -> bool:
+        """Fill a directory of which nothing needs to be asked, if it is one: without an await."""
+        if directory.children is not None:
+            return not directory.doubtful
+        listing = directory.listing
+        if not listing.as_of or images.unasked(images.of_listing(listing)):
+            return False
+        self._replace(directory, self._images(directory, listing, images.remembered(self._prober)))
+        return True
+
+    @staticmethod
+    def _images(
+        directory: DatastoreDirectory, listing: DatastoreListing, answers: images.Answers
+    ) -> dict[str, Node]:
+        unasked = images.unasked(images.of_listing(listing))
+        directory.doubtful = any(isinstance(answers(c), NebfsError) for c in unasked)
+        return images.images(listing, answers)
+
+    async def _parts(self, directory: PartsDirectory) -> tuple[Part, ...]:
+        holding = directory.holding
+        if directory.snapshots:
+            return holding.snapshots
+        if holding.deferred and self._backups is not None:
+            return await self._backups.disks(holding)
+        return holding.disks
+
     async def _contents(self, offer: Offer) -> tuple[Content, ...]:
         if self._openings is None:
             return offer.contents
         return await self._openings.contents(offer)
 
-    def _worth_asking_again(self, directory: AppDirectory) -> bool:
+    def _worth_asking_again(self, directory: Asked) -> bool:
         age = trio.current_time() - directory.filled_at
-        files = self._openings if directory.offer.deferred else None
+        files: Files | Disks | None = None
+        if isinstance(directory, AppDirectory) and directory.offer.deferred:
+            files = self._openings
+        elif isinstance(directory, PartsDirectory) and directory.holding.deferred:
+            files = self._backups
         if files is not None and age > files.max_age:
             return True
         return directory.doubtful and age > self._settings.retry_after
@@ -251,17 +313,14 @@ class Tree:
         for place in (top.children or {}).values() if top is not None else ():
             if top is None or not isinstance(place, Directory) or self._never_listed(place):
                 continue
-            if place.children is None:
-                self._replace(place, self._listed(place))
-            for child in (place.children or {}).values():
-                number = str(child.key[1]) if isinstance(child.key, tuple) else ""
-                target = f"../../../{top.name}/{place.name}/{child.name}"
+            for number, name in places.names_by_id(place).items():
+                target = f"../../../{top.name}/{place.name}/{name}"
                 link = Link(
-                    name=number, key=("by-id", directory.what, number, target), target=target
+                    name=str(number), key=("by-id", directory.what, number, target), target=target
                 )
                 link.parent, link.timeout = directory, 0.0
                 self.inodes.enter(link)
-                found[number] = link
+                found[link.name] = link
         return found
 
     @staticmethod
@@ -306,11 +365,26 @@ class Tree:
                         )
         return f"../{encode(name)}"
 
-    def capacity(self) -> tuple[int, int]:
-        """Return the bytes that the datastores hold together, and those that are free."""
+    def capacity(self, ino: int = ROOT) -> tuple[int, int]:
+        """Return the bytes that the datastore in which `ino` is can hold, and those that are free;
+        of all datastores together where it is in none.
+        """
         snapshot = self._lists.current
         listed = [x.datastore for x in snapshot.datastores] if snapshot is not None else []
-        return sum(d.total_mb for d in listed) * MIB, sum(d.free_mb for d in listed) * MIB
+        store = self._datastore_of(ino)
+        if store is not None:
+            listed = [d for d in listed if d.id == store] or listed
+        return sum(d.total_mb for d in listed) * MIB, sum(map(_free, listed)) * MIB
+
+    def _datastore_of(self, ino: int) -> int | None:
+        node: Node | None
+        try:
+            node = self.inodes.node(ino)
+        except Changed:
+            return None
+        while node is not None and not isinstance(node, DatastoreDirectory):
+            node = node.parent
+        return None if node is None else node.listing.datastore.id
 
     def listing_of(self, node: Node) -> MarketplaceListing | DatastoreListing | None:
         """Return the newest listing of a place's directory: its age changes without a change."""
@@ -352,10 +426,15 @@ class Tree:
         self._flush()
 
     def _relist(self, directory: Directory) -> None:
-        fresh = {} if self._never_listed(directory) else self._listed(directory)
+        fresh = self._relisted(directory)
         old = directory.children or {}
         for name, node in fresh.items():
             before = old.get(name)
+            if isinstance(node, PartsDirectory) and isinstance(before, PartsDirectory):
+                if before.holding == node.holding and before.key == node.key:
+                    fresh[name] = before
+                elif before.children is not None:
+                    self._abandon(before)
             if (
                 isinstance(node, AppDirectory)
                 and isinstance(before, AppDirectory)
@@ -368,6 +447,16 @@ class Tree:
         self._replace(directory, fresh)
         if self._never_listed(directory):
             directory.children = None
+
+    def _relisted(self, directory: Directory) -> dict[str, Node]:
+        """Return the entries by the newest listing, without asking anybody."""
+        if self._never_listed(directory):
+            return {}
+        if isinstance(directory, DatastoreDirectory):
+            directory.filled_at = -math.inf  # what is not remembered is asked when somebody looks
+            answers = images.remembered(self._prober)
+            return self._images(directory, directory.listing, answers)
+        return self._listed(directory)
 
     def _abandon(self, directory: Directory) -> None:
         """Forget what was inside a directory, and have the kernel forget it too."""
@@ -402,7 +491,7 @@ class Tree:
         if node.content is not None:
             self._prober.forget(node.content)
         parent = node.parent
-        if isinstance(parent, AppDirectory) and parent.children is not None:
+        if isinstance(parent, (AppDirectory, PartsDirectory)) and parent.children is not None:
             self._abandon(parent)
         else:
             self._invalid.append(Invalid(parent=parent.ino if parent else 0, name=node.name))
@@ -423,3 +512,11 @@ class Tree:
         self._invalid.clear()
         if told:
             self._on_invalid(told)
+
+
+def _free(store: Datastore) -> int:
+    """Return the MiB that may still be stored: an administrator may have set a limit."""
+    limit = store.template.get("LIMIT_MB").strip()
+    if not limit.isdecimal():
+        return store.free_mb
+    return max(min(store.free_mb, int(limit[:18]) - store.used_mb), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import trio
 
@@ -21,34 +22,52 @@ def revision_of(stat: os.stat_result) -> Revision:
     )
 
 
+def look_at(locator: Locator, length: int) -> tuple[Revision, bytes]:
+    """Return a local file's revision and its first `length` bytes, or all if it has fewer. Blocks.
+
+    Raises Missing, Refused or NebfsError.
+    """
+    fd = _opened(locator)
+    try:
+        return revision_of(os.fstat(fd)), os.pread(fd, length, 0)
+    except OSError as exc:
+        raise NebfsError(f"cannot read the image's file: {exc.strerror}") from exc
+    finally:
+        os.close(fd)
+
+
+def _opened(locator: Locator) -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        return os.open(locator.address, flags)
+    except FileNotFoundError as exc:
+        raise Missing("the image's file is not there any more", path=locator.address) from exc
+    except PermissionError as exc:
+        raise Refused("the image's file may not be read", path=locator.address) from exc
+    except OSError as exc:
+        raise NebfsError(f"cannot open the image's file: {exc.strerror}") from exc
+
+
 class InPlace:
     """Reads a local file and keeps to the version that was opened.
 
     Before each answer the file's length and time are compared: after a change it is ESTALE, since
-    another process may be half-way through writing it.
+    another process may be half-way through writing it. Of a `volatile` one only the length counts:
+    whoever asked for it knows that it changes.
     """
 
-    def __init__(self, fd: int, revision: Revision) -> None:
+    def __init__(self, fd: int, revision: Revision, *, volatile: bool = False) -> None:
         self._fd = fd
+        self._volatile = volatile
         self.revision = revision
         self.size = revision.size
         self._last_error = ""
 
     @classmethod
-    async def open(cls, locator: Locator, revision: Revision) -> InPlace:
+    async def open(cls, locator: Locator, revision: Revision, *, volatile: bool = False) -> InPlace:
         """Open the file. Raises Missing, Refused or Changed (it is another one than was listed)."""
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-        try:
-            fd = await trio.to_thread.run_sync(
-                os.open, locator.address, flags, limiter=disk_threads
-            )
-        except FileNotFoundError as exc:
-            raise Missing("the image's file is not there any more", path=locator.address) from exc
-        except PermissionError as exc:
-            raise Refused("the image's file may not be read", path=locator.address) from exc
-        except OSError as exc:
-            raise NebfsError(f"cannot open the image's file: {exc.strerror}") from exc
-        reader = cls(fd, revision)
+        fd = await trio.to_thread.run_sync(_opened, locator, limiter=disk_threads)
+        reader = cls(fd, revision, volatile=volatile)
         try:
             reader._check()
         except BaseException:
@@ -57,7 +76,10 @@ class InPlace:
         return reader
 
     def _check(self) -> None:
-        difference = self.revision.differs_from(revision_of(os.fstat(self._fd)))
+        found = revision_of(os.fstat(self._fd))
+        if self._volatile:
+            found = replace(found, modified=self.revision.modified)
+        difference = self.revision.differs_from(found)
         if difference:
             raise Changed("the image's file has changed since it was listed", what=difference)
 
