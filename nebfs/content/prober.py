@@ -258,6 +258,6 @@ class Prober:
 
 
 def _view(files: Sequence[Probed]) -> Probed:
-    """Return what the raw view of `files` is, the topmost first. Raises BadAnswer if there is none."""
+    """Return what the raw view of `files` is, the topmost first. Raises BadAnswer without one."""
     revision = views.revision([(p.revision, p.disk, p.format.name) for p in files])
     return Probed(revision, Format("raw"), min(p.at for p in files))

@@ -193,6 +193,6 @@ def _file(
 
 
 def _written(revision: Revision | None) -> float:
-    """Return when the bytes were last written, in seconds, or 0: a number in `modified` is in ns."""
+    """Return when the bytes were last written, in seconds, or 0: `modified` may be in ns."""
     text = revision.modified if revision is not None else ""
     return int(text) / 1e9 if text.isdecimal() and len(text) < 30 else 0.0
