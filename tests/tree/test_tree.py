@@ -107,7 +107,7 @@ def snapshot(offers=(), holdings=(), **facts):
 
 
 class World:
-    def __init__(self, nursery, first, openings=None, **settings):
+    def __init__(self, nursery, first, openings=None, backups=None, **settings):
         self.lists = Lists(first)
         self.prober = Asked()
         self.tree = Tree(
@@ -117,6 +117,7 @@ class World:
             TreeSettings(**settings),
             status=lambda: b"{}",
             openings=openings,
+            backups=backups,
         )
         self.told = []
         self.tree.on_invalid(self.told.extend)
