@@ -199,7 +199,7 @@ def test_statfs_answers_with_the_datastores_capacity(mount):
     assert facts.f_flag & os.ST_RDONLY
 
 
-def test_df_answers_for_the_datastore_that_it_is_asked_about(mount):
+def test_df_answers_for_the_datastore_that_it_is_asked_about(mount, tools):
     for name in ("default", "default/*"):
         (path, *_) = sorted((mount.path / "datastores").glob(name))
         size, free = tools.run("df", "-B1", "--output=size,avail", path).stdout.split()[-2:]
