@@ -41,6 +41,7 @@ from pydantic_settings import (
 )
 
 from nebfs import __version__, units
+from nebfs.datastores.mapping import Place as MappedPlace
 from nebfs.errors import UserError
 from nebfs.model import kind_and_url, without_credentials
 
@@ -175,6 +176,19 @@ class Datastores(BaseModel):
     """The private key to show there; None: the agent's, and those in ~/.ssh."""
     ssh_known_hosts_file: ReadableFile | None = None
     """Host keys to believe in; None: those of ~/.ssh and /etc/ssh."""
+    mappings: dict[str, str] = Field(default_factory=dict, repr=False)
+    """``[datastores.mappings]``: a driver (DS_MAD) that nebfs does not know = where its images are,
+    such as ``file:///dev/storpool/{source_base}``; see nebfs/datastores/mapping.py."""
+
+    @field_validator("mappings")
+    @classmethod
+    def _understood(cls, mappings: dict[str, str]) -> dict[str, str]:
+        for driver, text in mappings.items():
+            try:
+                MappedPlace.of(text)
+            except ValueError as exc:
+                raise ValueError(f"of {driver!r}: {exc}") from exc
+        return mappings
 
     @field_validator("paths")
     @classmethod

@@ -286,3 +286,13 @@ def test_what_is_wrong_about_ceph_is_said(file, tmp_path):
     text = problem(config_file=file('[ceph.datastores.x]\nuser = "a b"\nusr = "b"\n'))
     assert "ceph.datastores.x.usr; did you mean user?" in text
     assert "ceph.datastores.x.user" in text
+
+
+def test_where_the_images_of_an_unknown_driver_are(file):
+    written = file('[datastores.mappings]\nstorpool = "/dev/storpool/{source_base}"\n')
+    assert load(written, {}).datastores.mappings == {"storpool": "/dev/storpool/{source_base}"}
+    text = problem(
+        config_file=file('[datastores.mappings]\nlinstor = "https://b:canary@gw/{id}"\n')
+    )
+    assert "datastores.mappings: of 'linstor': the host must be named" in text
+    assert "canary" not in text

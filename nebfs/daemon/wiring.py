@@ -275,6 +275,7 @@ def _datastore_drivers(settings: Settings, fetcher: FetcherProcess) -> Datastore
         paths=settings.datastore_paths,
         call=fetcher.call,
         settings={"ceph": settings.ceph_places, "fs": settings.datastores.ssh},
+        mappings=settings.datastores.mappings,
     )
 
 

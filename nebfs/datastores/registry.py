@@ -10,6 +10,8 @@ from typing import Any, cast
 import structlog
 
 from nebfs.datastores.driver import DatastoreDriver, DriverFactory
+from nebfs.datastores.mapped import MappedDatastore
+from nebfs.datastores.mapping import Place
 from nebfs.datastores.unsupported import UnsupportedDatastore
 from nebfs.fetcher.messages import Call
 
@@ -42,8 +44,13 @@ class DatastoreDrivers:
         call: Call | None = None,
         drivers: Mapping[str, Entry] = DRIVERS,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
+        mappings: Mapping[str, str] | None = None,
     ) -> None:
-        """`settings`: driver -> what it alone is told, in the form that it says."""
+        """`settings`: driver -> what it alone is told, in the form that it says. `mappings`: driver
+        -> where its images are, instead of what nebfs knows about it; see mapping.py. Raises
+        ValueError for a mapping that cannot be read.
+        """
+        self._mappings = {driver: Place.of(text) for driver, text in (mappings or {}).items()}
         self._settings = dict(settings or {})
         self._paths = dict(paths or {})
         self._call = call
@@ -52,10 +59,14 @@ class DatastoreDrivers:
 
     def __call__(self, name: str) -> DatastoreDriver:
         """Return the driver called `name`; for one that is not there, one that says so."""
-        if name not in self._drivers:
-            return UnsupportedDatastore(name)
         if name not in self._built:
-            self._built[name] = self._build(name, self._drivers[name])
+            if name in self._mappings:
+                place, ssh = self._mappings[name], self._settings.get("fs")
+                self._built[name] = MappedDatastore(place, call=self._call, settings=ssh)
+            elif name in self._drivers:
+                self._built[name] = self._build(name, self._drivers[name])
+            else:
+                return UnsupportedDatastore(name)
         return self._built[name]
 
     def _build(self, name: str, entry: Entry) -> DatastoreDriver:

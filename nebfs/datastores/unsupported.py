@@ -8,14 +8,25 @@ from collections.abc import Sequence
 from nebfs.datastores.state import listed
 from nebfs.model import Datastore, Holding, Image, Trouble
 
+_NOTHING_BEHIND = {
+    "dummy": "have nothing behind them: OpenNebula is tested with them, and writes no bytes",
+    "interactive": (
+        "keep no bytes: a backup product took them from the hypervisor, and only it has them"
+    ),
+}
+"""What nobody can read, with any driver."""
+
 
 class UnsupportedDatastore:
     """Stands in for the driver called `name`, which is missing because of `reason`."""
 
     def __init__(self, name: str, reason: str = "") -> None:
-        if name:
+        if name in _NOTHING_BEHIND:
+            self._reason = f"datastores of type {name!r} {_NOTHING_BEHIND[name]}"
+        elif name:
             self._reason = f"nebfs has no driver for datastores of type {name!r}"
-            self._reason += f": {reason}" if reason else ""
+            told = "where its images are can be said in [datastores.mappings]"
+            self._reason += f": {reason}" if reason else f"; {told}"
         else:
             # OpenNebula may show an image to somebody who may not see its datastore.
             self._reason = (
