@@ -17,6 +17,7 @@ from nebfs.units import MIB
 from scripts.benchmarks.bars import judge
 from scripts.benchmarks.images import make_images
 from scripts.benchmarks.machine import state, versions
+from scripts.benchmarks.memory import kept
 from scripts.benchmarks.peers.everyone import everyone, install
 from scripts.benchmarks.peers.nebfs import Nebfs
 from scripts.benchmarks.processes import Failed
@@ -92,6 +93,7 @@ def measure(chosen: argparse.Namespace, home: Path) -> Report:
         "nebfs options": chosen.o,
     }
     with ExitStack() as stack:
+        report.machine["memory"] = stack.enter_context(kept())
         near = stack.enter_context(loopback(home / "near", root, tls, images))
         far, no_link = None, why_no_link()
         if no_link is None and any(case.needs_link for case in wanted):

@@ -6,6 +6,7 @@
  *     reader points PATH ORIGINAL OFFSET...     open, first byte, then 4 KiB at each offset
  *     reader replay PATH ORIGINAL TRACE         the reads of a trace (t,offset,length), no pauses
  *     reader connect HOST PORT COUNT            open TCP connections: the round trip time
+ *     reader touch MIB                          take so much memory, write to it, let it go
  *
  * Prints one line of JSON; times are in nanoseconds. What was read is compared with the original
  * between the timed calls, so times are sums over the calls and not of the clock on the wall.
@@ -227,6 +228,17 @@ static int connections(const char *host, int port, int count)
 	return 0;
 }
 
+static int touch(size_t size)
+{
+	void *room = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (room == MAP_FAILED)
+		fail("mmap");
+	munmap(room, size);
+	puts("{}");
+	return 0;
+}
+
 int main(int count, char **words)
 {
 	const char *what = count > 1 ? words[1] : "";
@@ -242,6 +254,8 @@ int main(int count, char **words)
 		return replay(words[2], words[3], words[4]);
 	if (!strcmp(what, "connect") && count == 5)
 		return connections(words[2], atoi(words[3]), atoi(words[4]));
-	fputs("usage: reader seq|same|random|points|replay|connect ...\n", stderr);
+	if (!strcmp(what, "touch") && count == 3)
+		return touch((size_t)atoi(words[2]) << 20);
+	fputs("usage: reader seq|same|random|points|replay|connect|touch ...\n", stderr);
 	return 2;
 }
