@@ -176,9 +176,20 @@ class Datastores(BaseModel):
     """The private key to show there; None: the agent's, and those in ~/.ssh."""
     ssh_known_hosts_file: ReadableFile | None = None
     """Host keys to believe in; None: those of ~/.ssh and /etc/ssh."""
+    directories: tuple[str, ...] = ()
+    """Directories of this machine below which images that are directories (virtiofs) are shown;
+    empty: only what is below one that `paths` maps."""
     mappings: dict[str, str] = Field(default_factory=dict, repr=False)
     """``[datastores.mappings]``: a driver (DS_MAD) that nebfs does not know = where its images are,
     such as ``file:///dev/storpool/{source_base}``; see nebfs/datastores/mapping.py."""
+
+    @field_validator("directories")
+    @classmethod
+    def _some(cls, directories: tuple[str, ...]) -> tuple[str, ...]:
+        for directory in directories:
+            if not directory.startswith("/") or not directory.strip("/."):
+                raise ValueError(f"{directory!r} is not an absolute path, or is everything")
+        return directories
 
     @field_validator("mappings")
     @classmethod

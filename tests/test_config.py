@@ -296,3 +296,12 @@ def test_where_the_images_of_an_unknown_driver_are(file):
     )
     assert "datastores.mappings: of 'linstor': the host must be named" in text
     assert "canary" not in text
+
+
+@pytest.mark.parametrize("directory", ["/", "relative", "//", "/.", ""])
+def test_directories_to_show_must_be_named(file, directory):
+    assert load(file('[datastores]\ndirectories = ["/srv/x"]\n'), {}).datastores.directories == (
+        "/srv/x",
+    )
+    text = problem(config_file=file(f'[datastores]\ndirectories = ["{directory}"]\n'))
+    assert "datastores.directories" in text

@@ -274,7 +274,11 @@ def _datastore_drivers(settings: Settings, fetcher: FetcherProcess) -> Datastore
     return DatastoreDrivers(
         paths=settings.datastore_paths,
         call=fetcher.call,
-        settings={"ceph": settings.ceph_places, "fs": settings.datastores.ssh},
+        settings={
+            "ceph": settings.ceph_places,
+            "fs": settings.datastores.ssh,
+            "virtiofs": {"directories": settings.datastores.directories},
+        },
         mappings=settings.datastores.mappings,
     )
 

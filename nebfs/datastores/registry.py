@@ -31,6 +31,7 @@ class Entry:
 DRIVERS: Mapping[str, Entry] = {
     "ceph": Entry("nebfs.datastores.ceph", "CephDatastore"),
     "fs": Entry("nebfs.datastores.filesystem", "FilesystemDatastore"),
+    "virtiofs": Entry("nebfs.datastores.virtiofs", "VirtiofsDatastore"),
 }
 
 

@@ -16,11 +16,13 @@ import structlog
 import trio
 
 from nebfs.content import Library, Prober, Reader
+from nebfs.content.beneath import OpenFile
 from nebfs.content.library import object_key
 from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable
 from nebfs.fuse.guard import guarded
 from nebfs.model import Content
 from nebfs.tree import ContentFile, Directory, Document, Link, Node, Tree
+from nebfs.tree.hostdir import HostDirectory, HostFile, HostLink
 from nebfs.tree.inodes import ROOT
 from nebfs.tree.nodes import StatusDocument
 
@@ -58,6 +60,13 @@ class _Disk:
 
 
 @dataclass(slots=True)
+class _Shared:
+    """An open file of a directory that is shared with others, who may write to it."""
+
+    file: OpenFile
+
+
+@dataclass(slots=True)
 class Counters:
     """What passed the window since the mount was made."""
 
@@ -85,8 +94,8 @@ class Operations(pyfuse3.Operations):
         self._prober = prober
         self._settings = settings
         self._next_fh = 1
-        self._files: dict[int, _Disk | _Text] = {}
-        self._lists: dict[int, list[tuple[str, Node]]] = {}
+        self._files: dict[int, _Disk | _Shared | _Text] = {}
+        self._lists: dict[int, Sequence[tuple[str, Node]]] = {}
         self.counters = Counters()
 
     # --- names ------------------------------------------------------------------------------
@@ -100,7 +109,8 @@ class Operations(pyfuse3.Operations):
     def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = node.ino
-        entry.st_mode = pyfuse3.ModeT(node.mode & ~self._settings.umask)
+        umask = 0 if isinstance(node, Link) else self._settings.umask
+        entry.st_mode = pyfuse3.ModeT(node.mode & ~umask)
         entry.st_nlink = 2 if isinstance(node, Directory) else 1
         entry.st_uid, entry.st_gid = self._settings.owner
         entry.st_size = node.size
@@ -108,6 +118,8 @@ class Operations(pyfuse3.Operations):
         entry.st_blocks = -(-node.allocated // 512)
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = int(node.mtime * 1e9)
         entry.entry_timeout = entry.attr_timeout = node.timeout
+        if isinstance(node, HostFile):
+            entry.st_rdev = node.facts.rdev
         return entry
 
     @guarded
@@ -134,7 +146,10 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Return an inode's attributes."""
-        return self._attributes(self._tree.inodes.node(inode))
+        node = self._tree.inodes.node(inode)
+        if isinstance(node, (HostDirectory, HostFile, HostLink)):
+            await self._tree.hosts.refresh(node)
+        return self._attributes(node)
 
     @guarded
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
@@ -142,6 +157,8 @@ class Operations(pyfuse3.Operations):
         node = self._tree.inodes.node(inode)
         if not isinstance(node, Link):
             raise pyfuse3.FUSEError(errno.EINVAL)
+        if isinstance(node, HostLink):
+            return os.fsencode(await self._tree.hosts.target(node))
         return os.fsencode(node.target)
 
     @guarded
@@ -158,10 +175,10 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """Open a directory: what it holds now is what this handle will list."""
         directory = self._directory(inode)
-        children = await self._tree.children(directory)
+        listing = await self._tree.listing(directory)
         fh = self._next_fh
         self._next_fh += 1
-        self._lists[fh] = list(children.items())
+        self._lists[fh] = listing
         return fh
 
     @guarded
@@ -170,9 +187,13 @@ class Operations(pyfuse3.Operations):
         entries = self._lists[fh]
         for number in range(start_id, len(entries)):
             name, node = entries[number]
+            if node.passing:
+                self._tree.inodes.enter(node)
             if not pyfuse3.readdir_reply(
                 token, os.fsencode(name), self._attributes(node), number + 1
             ):
+                if node.passing:
+                    self._tree.inodes.leave(node)
                 break
             self._tree.inodes.seen(node.ino)
 
@@ -197,6 +218,9 @@ class Operations(pyfuse3.Operations):
             self._files[fh] = _Text(data)
             live = isinstance(node, StatusDocument)
             return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), direct_io=live, keep_cache=not live)
+        if isinstance(node, HostFile):
+            self._files[fh] = _Shared(await self._tree.hosts.open(node))
+            return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), direct_io=True, keep_cache=False)
         if not isinstance(node, ContentFile):
             raise pyfuse3.FUSEError(errno.EISDIR)
         with trio.fail_after(self._settings.deadline):
@@ -281,6 +305,9 @@ class Operations(pyfuse3.Operations):
         file = self._files[fh]
         if isinstance(file, _Text):
             return file.data[offset : offset + size]
+        if isinstance(file, _Shared):
+            with trio.fail_after(self._settings.deadline):
+                return await file.file.pread(offset, size)
         size = min(size, file.reader.size - offset)
         self.counters.reads += 1
         self.counters.bytes_read += size
@@ -305,9 +332,12 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: int) -> None:
         """Close a file. It has no answer that anybody sees, so it may not fail."""
         file = self._files.pop(fh, None)
-        if isinstance(file, _Disk):
+        if isinstance(file, (_Disk, _Shared)):
             try:
-                await file.reader.aclose()
+                if isinstance(file, _Shared):
+                    file.file.close()
+                else:
+                    await file.reader.aclose()
             except Exception:
                 log.exception("fuse.bug", operation="release")
 

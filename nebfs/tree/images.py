@@ -19,6 +19,7 @@ from nebfs.content.prober import Probed, Prober
 from nebfs.errors import NebfsError
 from nebfs.model import Content, Holding, Image, ImageType, Part, Revision, Trouble
 from nebfs.tree import attributes
+from nebfs.tree.hostdir import HostRoot, Spot
 from nebfs.tree.names import distinct, encode, with_extension
 from nebfs.tree.nodes import FOREVER, SOON, ContentFile, Node, PartsDirectory
 from nebfs.tree.troubles import trouble_of
@@ -28,8 +29,9 @@ log = structlog.get_logger()
 Answers = Callable[[Content], Probed | NebfsError]
 """What the place of a content said about it."""
 
-_FILES = {ImageType.KERNEL, ImageType.RAMDISK, ImageType.CONTEXT}
-"""What a files datastore holds are plain files, not disks: no format is put behind their names."""
+_FILES = {ImageType.KERNEL, ImageType.RAMDISK, ImageType.CONTEXT, ImageType.FILESYSTEM}
+"""What a files datastore holds are plain files, not disks, and what is shared with virtiofs is a
+directory: no format is put behind their names."""
 
 SNAPSHOTS = ".snapshots"
 
@@ -139,13 +141,22 @@ def _image_name(holding: Holding) -> tuple[str, str]:
 
 
 def _is_directory(holding: Holding) -> bool:
-    return bool(holding.disks) or holding.deferred
+    return bool(holding.disks) or holding.deferred or holding.directory is not None
 
 
 def _image(holding: Holding, name: str, answers: Answers) -> Node:
+    image = holding.image
+    if holding.directory is not None:
+        shared = holding.directory.address
+        return HostRoot(
+            name=name,
+            key=("directory", image.id, shared),
+            spot=Spot(("directory", image.id, shared), shared),
+            mtime=float(image.modtime or image.regtime),
+            attributes=partial(attributes.of_image, image),
+        )
     if _is_directory(holding):
         return _parts(holding, name, snapshots=False)
-    image = holding.image
     date = image.modtime or image.regtime
     key = ("image", image.id)
     return _file(image, name, holding.content, holding.trouble, answers, key=key, date=date)

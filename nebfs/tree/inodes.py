@@ -55,6 +55,14 @@ class Inodes:
     def seen(self, ino: int) -> None:
         """Count one lookup by the kernel."""
         self._lookups[ino] = self._lookups.get(ino, 0) + 1
+        node = self._nodes.get(ino)
+        if node is not None and node.passing:
+            self._gone.add(ino)
+
+    def stays(self, key: Hashable) -> bool:
+        """Whether a node with this key is in the tree, and not only known to the kernel."""
+        number = self._numbers.get(key)
+        return number is not None and number not in self._gone
 
     def known(self, ino: int) -> bool:
         """Whether the kernel may hold something about this inode."""

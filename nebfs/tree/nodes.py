@@ -36,6 +36,8 @@ class Node:
 
     kind = 0
     permissions = 0o444
+    passing = False
+    """Whether it is in the tree only for as long as the kernel knows it."""
 
     @property
     def size(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from nebfs.content.prober import Prober
 from nebfs.errors import Changed, Missing, NebfsError, Refused
 from nebfs.model import App, Content, Datastore, Holding, Offer, Part
 from nebfs.tree import appdir, images, places
+from nebfs.tree.hostdir import HostDirectories, HostDirectory, HostRoot
 from nebfs.tree.inodes import ROOT, Inodes
 from nebfs.tree.names import encode
 from nebfs.tree.nodes import (
@@ -131,6 +132,8 @@ class Tree:
         self._openings = openings
         self._backups = backups
         self.inodes = Inodes()
+        self.hosts = HostDirectories(settings.listing_deadline, self.inodes.stays)
+        """What is inside images that are directories."""
         self.root = Directory(name="", key="root", children={})
         self.inodes.enter(self.root)
         self._marketplaces = self._fixed(self.root, "marketplaces")
@@ -167,17 +170,36 @@ class Tree:
         hidden = directory.hidden.get(name)
         if hidden is not None:
             return hidden
-        node = (await self.children(directory)).get(name)
-        if node is None:
+        if isinstance(directory, (HostRoot, HostDirectory)):
+            self._check_allowed(directory)
+            node = await self.hosts.lookup(directory, name)
+            self.inodes.enter(node)
+            return node
+        found = (await self.children(directory)).get(name)
+        if found is None:
             raise Missing("no such entry", name=name)
-        if isinstance(node, StatusDocument):
-            node.data, node.timeout = node.make(), 0.0
-        return node
+        if isinstance(found, StatusDocument):
+            found.data, found.timeout = found.make(), 0.0
+        return found
+
+    async def listing(self, directory: Directory) -> Sequence[tuple[str, Node]]:
+        """Return the entries as a list that stays as it is. Those that are `passing` have no number
+        yet: whoever shows them enters them.
+        """
+        if isinstance(directory, (HostRoot, HostDirectory)):
+            self._check_allowed(directory)
+            return await self.hosts.entries(directory)
+        return list((await self.children(directory)).items())
+
+    def _check_allowed(self, directory: Directory) -> None:
+        if self._lists.denied and directory is not self.root:
+            raise Refused(self._lists.denied)
 
     async def children(self, directory: Directory) -> dict[str, Node]:
         """Return the entries of `directory`: whole, or an error, never short by accident."""
-        if self._lists.denied and directory is not self.root:
-            raise Refused(self._lists.denied)
+        self._check_allowed(directory)
+        if isinstance(directory, (HostRoot, HostDirectory)):
+            return dict(await self.hosts.entries(directory))
         if isinstance(directory, Asked):
             return await self._asked(directory)
         if isinstance(directory, ByIdDirectory):

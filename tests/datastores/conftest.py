@@ -11,6 +11,7 @@ import pytest
 
 from nebfs.fetcher.messages import CallAnswer
 from nebfs.model import Datastore, DatastoreType, Image, ImageState, Template
+from tests.datastores.virtiofs_pool import shared_directory  # noqa: F401 - a fixture
 
 
 @pytest.fixture
