@@ -189,6 +189,21 @@ def _snapshots(record: ImageRecord) -> str:
     return wrap("SNAPSHOTS", parts)
 
 
+def _increments(record: ImageRecord) -> str:
+    parts = []
+    for one in record.increments:
+        fields = {
+            "DATE": one.date,
+            "ID": one.id,
+            "PARENT_ID": one.parent,
+            "SIZE": one.size_mb,
+            "SOURCE": one.source,
+            "TYPE": "FULL" if one.full else "INCREMENT",
+        }
+        parts.append(wrap("INCREMENT", (cdata(k, v) for k, v in fields.items())))
+    return wrap("BACKUP_INCREMENTS", parts)
+
+
 def image(record: ImageRecord) -> str:
     """Return the IMAGE document."""
     before = record.state if record.previous_state is None else record.previous_state
@@ -222,8 +237,8 @@ def image(record: ImageRecord) -> str:
             _ids("APP_CLONES", record.app_clones),
             template("TEMPLATE", record.template),
             _snapshots(record),
-            wrap("BACKUP_INCREMENTS", ()),
-            wrap("BACKUP_DISK_IDS", ()),
+            _increments(record),
+            _ids("BACKUP_DISK_IDS", record.disk_ids),
         ],
     )
 

@@ -15,6 +15,7 @@ from nebfs.model import (
     DatastoreType,
     ImageState,
     ImageType,
+    Increment,
     Lock,
     Permissions,
     Snapshot,
@@ -121,6 +122,8 @@ class ImageRecord(Record):
     allow_orphans: str = "NO"
     current_base: int = -1
     next_snapshot: int = 0
+    increments: tuple[Increment, ...] = ()
+    disk_ids: tuple[int, ...] = ()
     lock: Lock | None = None
     lock_request: int = 0
 
