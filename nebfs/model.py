@@ -95,6 +95,23 @@ class DiskType(Tolerant):
     NONE = 255
 
 
+class MachineState(Tolerant):
+    """VM/STATE."""
+
+    UNKNOWN = -1
+    INIT = 0
+    PENDING = 1
+    HOLD = 2
+    ACTIVE = 3
+    STOPPED = 4
+    SUSPENDED = 5
+    DONE = 6
+    POWEROFF = 8
+    UNDEPLOYED = 9
+    CLONING = 10
+    CLONING_FAILURE = 11
+
+
 class DatastoreType(Tolerant):
     """DATASTORE/TYPE."""
 
@@ -279,6 +296,32 @@ class Image(Owned):
 
 
 @dataclass(frozen=True, slots=True)
+class MachineDisk:
+    """One disk of a VM: what its record says. `source` is its image's, empty where it has none."""
+
+    id: int
+    type: str = ""
+    """In OpenNebula's words: FILE, CDROM, RBD, BLOCK, swap, fs..."""
+    format: str = ""
+    image_id: int = -1
+    source: str = ""
+    size_mb: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualMachine(Owned):
+    """A VM, as far as its disks go. Where it was last: `host`, `datastore_id` and `transfer`
+    (TM_MAD).
+    """
+
+    state: MachineState = MachineState.UNKNOWN
+    datastore_id: int = -1
+    transfer: str = ""
+    host: str = ""
+    disks: tuple[MachineDisk, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Zone:
     """A ZONE of the federation and the URL of its front-end."""
 
@@ -356,7 +399,8 @@ class Checksum:
 class Locator:
     """Where bytes are: which transport reaches them, the address it understands, its options.
 
-    `transport` is a name in fetcher/transports, or ``file`` for a path on this machine.
+    `transport` is a name in fetcher/transports, or for what is on this machine ``file`` (a path),
+    ``device`` (a block device) or ``lvm`` (a logical volume).
     """
 
     transport: str
@@ -482,6 +526,14 @@ class Holding:
     """The disks are not known from the list: the driver is asked when the backup is opened."""
     directory: Locator | None = None
     """The image is a directory of a host (virtiofs), not a disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A VM that does not run, and its disks as its system datastore has them."""
+
+    machine: VirtualMachine
+    disks: tuple[Part, ...] = ()
 
 
 class Filled(NamedTuple):

@@ -15,7 +15,7 @@ from nebfs.content import views
 from nebfs.content.filling import Budget, Filling
 from nebfs.content.layers.cached import Cached
 from nebfs.content.layers.fetched import Fetched
-from nebfs.content.layers.inplace import InPlace
+from nebfs.content.layers.here import TRANSPORTS, Here
 from nebfs.content.layers.limited import Gate, Limited
 from nebfs.content.layers.noticed import Noticed, Quiet
 from nebfs.content.layers.pinned import Pinned
@@ -128,6 +128,7 @@ class Library:
         self._store = store
         self._memory = memory
         self._nursery = nursery
+        self._here = Here(nursery)
         self._settings = settings
         self._on_changed = on_changed
         self._on_damaged = on_damaged
@@ -140,8 +141,8 @@ class Library:
         """Return a reader of this very version. Raises NebfsError."""
         if content.view:
             return await self._open_view(content, revision)
-        if content.locator.transport == "file":
-            return await InPlace.open(content.locator, revision, volatile=content.volatile)
+        if content.locator.transport in TRANSPORTS:
+            return await self._here.open(content.locator, revision, volatile=content.volatile)
         if content.volatile:
             return Uncached(self._fetcher, content.locator, revision, self._settings.patience)
         key = object_key(content, revision)

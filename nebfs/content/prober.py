@@ -23,7 +23,7 @@ from cachetools import LRUCache, TTLCache
 
 from nebfs.content import views
 from nebfs.content.formats import HEAD, Format, disk_size, sniff
-from nebfs.content.layers.inplace import look_at
+from nebfs.content.layers.here import TRANSPORTS, look_at
 from nebfs.errors import NebfsError, TimedOut, Unreachable
 from nebfs.fetcher.messages import Fetcher, FetchRequest
 from nebfs.model import Content, Locator, Revision
@@ -159,7 +159,7 @@ class Prober:
         """
         if content.view:
             return await self._ask_view(content, max_age)
-        if content.locator.transport == "file":
+        if content.locator.transport in TRANSPORTS:
             return await self._look(content)
         identity = content.identity
         while True:

@@ -5,8 +5,10 @@ the whole object to its published checksum), ``cached`` (answers from the cache 
 missing). Sources, from the cache down: ``retried`` (tries again what is temporary), ``limited``
 (takes turns at one place, demand first), ``pinned`` (one version for ever), ``fetched`` (asks the
 fetcher process); above them, with the setting ``fill``, ``noticed`` (knows when a place is idle).
-``inplace`` is a whole stack by itself, a file on this machine; so is ``uncached``, for what others
-write to meanwhile. Over either kind of stack, ``qcow2`` answers with the disk inside a file.
+What is on this machine is a whole stack by itself, chosen by ``here``: ``inplace`` (a file, or a
+block device with ``devices``), ``activated`` (an LVM volume, made active while it is read),
+``extents`` (one that is not active, read from its disks). So is ``uncached``, for what others write
+to meanwhile. Over any kind of stack, ``qcow2`` answers with the disk inside a file.
 
 A warm read is answered by ``cached`` alone: the layers above pass its ``warm`` on as their own,
 unless they have something to add to it.

@@ -1,9 +1,15 @@
-"""A file on this machine, read where it is: no fetcher, no cache, no second copy."""
+"""A file on this machine, read where it is: no fetcher, no cache, no second copy.
+
+The reader is one for files and for block devices; what is different of a device is in devices.py.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 import trio
 
@@ -13,12 +19,12 @@ from nebfs.errors import Changed, Missing, NebfsError, Refused
 from nebfs.model import Locator, Revision
 
 
-def revision_of(stat: os.stat_result) -> Revision:
+def revision_of(found: os.stat_result) -> Revision:
     """Return the revision of a local file: its length, its time (ns), which file it is."""
     return Revision(
-        size=stat.st_size,
-        etag=f"{stat.st_dev}:{stat.st_ino}",
-        modified=str(stat.st_mtime_ns),
+        size=found.st_size,
+        etag=f"{found.st_dev}:{found.st_ino}",
+        modified=str(found.st_mtime_ns),
     )
 
 
@@ -29,70 +35,104 @@ def look_at(locator: Locator, length: int) -> tuple[Revision, bytes]:
     """
     fd = _opened(locator)
     try:
-        return revision_of(os.fstat(fd)), os.pread(fd, length, 0)
+        return _revision(fd), os.pread(fd, length, 0)
     except OSError as exc:
         raise NebfsError(f"cannot read the image's file: {exc.strerror}") from exc
     finally:
         os.close(fd)
 
 
+def open_read_only(path: str, flags: int = 0) -> int:
+    """Open what is at `path`, whatever it is, without waiting for it. Blocks, as a disk may."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | flags)
+
+
 def _opened(locator: Locator) -> int:
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
-        return os.open(locator.address, flags)
+        fd = open_read_only(locator.address)
     except FileNotFoundError as exc:
         raise Missing("the image's file is not there any more", path=locator.address) from exc
     except PermissionError as exc:
         raise Refused("the image's file may not be read", path=locator.address) from exc
     except OSError as exc:
         raise NebfsError(f"cannot open the image's file: {exc.strerror}") from exc
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        # Whoever may change the directory could else have a disk of this machine read to him.
+        os.close(fd)
+        raise Refused("where the image's file was is something else now", path=locator.address)
+    return fd
+
+
+def _revision(fd: int) -> Revision:
+    return revision_of(os.fstat(fd))
 
 
 class InPlace:
-    """Reads a local file and keeps to the version that was opened.
+    """Reads what is open as `fd` and keeps to the version that was opened.
 
-    Before each answer the file's length and time are compared: after a change it is ESTALE, since
-    another process may be half-way through writing it. Of a `volatile` one only the length counts:
-    whoever asked for it knows that it changes.
+    Before each answer the length and time are compared: after a change it is ESTALE, since another
+    process may be half-way through writing it. Of a `volatile` one only the length counts: whoever
+    asked for it knows that it changes.
     """
 
-    def __init__(self, fd: int, revision: Revision, *, volatile: bool = False) -> None:
+    def __init__(
+        self,
+        fd: int,
+        revision: Revision,
+        *,
+        volatile: bool = False,
+        look: Callable[[int], Revision] = _revision,
+        read: Callable[[int, int, int], bytes] = os.pread,
+        cached: bool = True,
+    ) -> None:
+        """`look` tells the version of what is open, `read` reads it (descriptor, length, offset).
+        `cached`: this machine's page cache may answer for it.
+        """
         self._fd = fd
         self._volatile = volatile
+        self._look = look
+        self._read = read
+        self._cached = cached
         self.revision = revision
         self.size = revision.size
         self._last_error = ""
+        try:
+            self._check()
+        except BaseException:
+            os.close(fd)
+            raise
 
     @classmethod
     async def open(cls, locator: Locator, revision: Revision, *, volatile: bool = False) -> InPlace:
         """Open the file. Raises Missing, Refused or Changed (it is another one than was listed)."""
         fd = await trio.to_thread.run_sync(_opened, locator, limiter=disk_threads)
-        reader = cls(fd, revision, volatile=volatile)
-        try:
-            reader._check()
-        except BaseException:
-            os.close(fd)
-            raise
-        return reader
+        return cls(fd, revision, volatile=volatile)
 
     def _check(self) -> None:
-        found = revision_of(os.fstat(self._fd))
+        try:
+            found = self._look(self._fd)
+        except OSError as exc:
+            self._fail(exc)
         if self._volatile:
             found = replace(found, modified=self.revision.modified)
         difference = self.revision.differs_from(found)
         if difference:
             raise Changed("the image's file has changed since it was listed", what=difference)
 
+    def _fail(self, exc: OSError) -> NoReturn:
+        self._last_error = str(exc)
+        raise NebfsError(f"cannot read the image's file: {exc.strerror}") from exc
+
     def warm(self, offset: int, length: int) -> memoryview | None:
         """Answer from the page cache. A changed file is left to ``pread`` to report."""
-        if length > len(SCRATCH):
+        if not self._cached or length > len(SCRATCH):
             return None
         view = SCRATCH[:length]
         try:
             if os.preadv(self._fd, (view,), offset, os.RWF_NOWAIT) != length:
                 return None
             self._check()
-        except (OSError, Changed):
+        except (OSError, NebfsError):
             return None
         return view
 
@@ -100,11 +140,10 @@ class InPlace:
         """Read in a thread. Raises Changed, or NebfsError when the disk fails."""
         try:
             data = await trio.to_thread.run_sync(
-                os.pread, self._fd, length, offset, limiter=disk_threads, abandon_on_cancel=True
+                self._read, self._fd, length, offset, limiter=disk_threads, abandon_on_cancel=True
             )
         except OSError as exc:
-            self._last_error = str(exc)
-            raise NebfsError(f"cannot read the image's file: {exc.strerror}") from exc
+            self._fail(exc)
         self._check()
         if len(data) != length:
             raise Changed("the image's file became shorter while it was read")
