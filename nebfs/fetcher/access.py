@@ -42,6 +42,8 @@ class Access:
     password_file: str = ""
     """Its first line is the password."""
     bearer_token: str = field(default="", repr=False)
+    api_token: str = field(default="", repr=False)
+    """What a storage array gives a session for."""
     ca_file: str = ""
     """PEM file of the authorities that the place's certificate is to be from."""
     client_certificate: str = ""

@@ -69,9 +69,12 @@ class Entry:
 TRANSPORTS: dict[str, Entry] = {
     "http": Entry("nebfs.fetcher.transports.http", "Http"),
     "oci": Entry("nebfs.fetcher.transports.oci", "Oci"),
+    "ontap": Entry("nebfs.fetcher.transports.ontap", "Ontap"),
+    "purity": Entry("nebfs.fetcher.transports.purity", "Purity"),
     "rbd": Entry("nebfs.fetcher.transports.rbd", "Rbd"),
     "s3": Entry("nebfs.fetcher.transports.s3", "S3", "pip install 'nebfs[s3]'"),
     "sftp": Entry("nebfs.fetcher.transports.sftp", "Sftp", "pip install 'nebfs[ssh]'"),
+    "vsphere": Entry("nebfs.fetcher.transports.vsphere", "Vsphere"),
 }
 """Alphabetical. ``http`` covers https."""
 
