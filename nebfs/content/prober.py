@@ -24,7 +24,7 @@ from cachetools import LRUCache, TTLCache
 from nebfs.content import views
 from nebfs.content.formats import HEAD, Format, disk_size, sniff
 from nebfs.content.layers.here import TRANSPORTS, look_at
-from nebfs.errors import NebfsError, TimedOut, Unreachable
+from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable
 from nebfs.fetcher.messages import Fetcher, FetchRequest
 from nebfs.model import Content, Locator, Revision
 
@@ -131,9 +131,10 @@ class Prober:
         """Return what is remembered, however old."""
         if not content.view:
             return self._known.get(content.identity)
-        files = [self._known.get(file.identity) for file in views.files(content)]
-        asked = [probed for probed in files if probed is not None]
-        if len(asked) < len(files):
+        files = views.files(content)
+        found = [self._known.get(file.identity) for file in files]
+        asked = [probed for probed in found if probed is not None]
+        if len(asked) < len(files) or any(map(_not_as_listed, files, asked)):
             return None
         try:
             return _view(asked)
@@ -194,6 +195,9 @@ class Prober:
         files = views.files(content)
 
         async def ask(number: int, file: Content) -> None:
+            known = self._known.get(file.identity)
+            if known is not None and _not_as_listed(file, known):
+                self.forget(file)
             try:
                 found[number] = await self.ask(file, max_age)
             except NebfsError as exc:
@@ -203,9 +207,13 @@ class Prober:
             for number, file in enumerate(files):
                 nursery.start_soon(ask, number, file)
         for number in range(len(files)):
-            failure = found[number]
-            if isinstance(failure, NebfsError):
-                raise failure
+            answer = found[number]
+            if isinstance(answer, NebfsError):
+                raise answer
+            difference = _not_as_listed(files[number], answer)
+            if difference:
+                # Perhaps it builds on another file now than on the one that was found beneath it.
+                raise Changed("a file of it has changed since it was listed", what=difference)
         return _view([p for _, p in sorted(found.items()) if isinstance(p, Probed)])
 
     async def _look(self, content: Content) -> Probed:
@@ -255,6 +263,12 @@ class Prober:
             os.close(fd)
         kind = sniff(head, content.format, content.media)
         return Probed(revision, kind, self._now(), disk_size(head))
+
+
+def _not_as_listed(file: Content, found: Probed) -> str:
+    """Say how a file is another version than the listing said; empty where it said nothing."""
+    listed = None if file.volatile else file.revision
+    return "" if listed is None else listed.differs_from(found.revision)
 
 
 def _view(files: Sequence[Probed]) -> Probed:

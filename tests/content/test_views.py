@@ -11,7 +11,7 @@ import trio
 
 from nebfs.content import Prober, views
 from nebfs.content.layers.inplace import revision_of
-from nebfs.errors import BadAnswer, Missing
+from nebfs.errors import BadAnswer, Changed, Missing
 from nebfs.model import Content, Locator
 
 SIZE = 5 << 20
@@ -69,14 +69,26 @@ async def test_a_raw_file_in_the_middle_of_a_chain_is_refused(prober, file):
 
 
 async def test_another_version_of_any_file_is_another_version_of_the_view(prober, file):
-    base = file("base", head())
-    top = file("top", head(), over=base)
+    base = replace(file("base", head()), revision=None)
+    top = replace(file("top", head(), over=base), revision=None)
     before = await prober.ask(top)
     assert (await prober.ask(top)).revision == before.revision
     file("base", head() + b"more")
     after = await prober.ask(top)
     assert before.revision.differs_from(after.revision)
     assert prober.known(top).revision == after.revision
+
+
+@pytest.mark.parametrize("changed", ["top", "base"])
+async def test_a_chain_of_other_versions_than_were_listed_is_none(prober, file, changed):
+    base = file("base", head())
+    top = file("top", head(), over=base)
+    await prober.ask(top)
+    # As after a revert: what is on top may build on something else now.
+    file(changed, head() + b"more")
+    with pytest.raises(Changed, match="since it was listed"):
+        await prober.ask(top)
+    assert prober.known(top) is None
 
 
 async def test_a_view_is_known_when_all_of_its_files_are(prober, file):
