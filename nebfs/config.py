@@ -279,6 +279,8 @@ class Settings(BaseSettings):
     """Public marketplaces to mount without a cloud: URLs of appliance services, or
     ``linuxcontainers+URL`` and the like; in the environment separated by spaces."""
     datastores: Datastores = Datastores()
+    system_datastores: Literal["empty", "poweroff"] = "empty"
+    """What system datastores show: nothing, or the disks of VMs that do not run."""
     ceph: Ceph = Ceph()
 
     # Where things are kept on this machine

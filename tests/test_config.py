@@ -305,3 +305,10 @@ def test_directories_to_show_must_be_named(file, directory):
     )
     text = problem(config_file=file(f'[datastores]\ndirectories = ["{directory}"]\n'))
     assert "datastores.directories" in text
+
+
+def test_system_datastores_are_empty_unless_told_otherwise(file):
+    assert load(None, {}).system_datastores == "empty"
+    written = file('system_datastores = "poweroff"\n')
+    assert load(written, {}).system_datastores == "poweroff"
+    assert "system_datastores" in problem(config_file=file('system_datastores = "live"\n'))

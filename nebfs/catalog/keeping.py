@@ -14,7 +14,17 @@ from dataclasses import replace
 from nebfs.datastores.state import listed
 from nebfs.datastores.state import trouble_of as trouble_of_image
 from nebfs.marketplaces.record import is_template, withheld
-from nebfs.model import App, Datastore, Holding, Image, Offer, Trouble
+from nebfs.model import (
+    App,
+    Datastore,
+    Holding,
+    Image,
+    Offer,
+    Parked,
+    Part,
+    Trouble,
+    VirtualMachine,
+)
 
 
 def kept_offers(
@@ -87,4 +97,22 @@ def _about_file(image: Image) -> tuple[object, ...]:
         image.current_base,
         image.next_snapshot,
         image.increments,
+    )
+
+
+def kept_parked(
+    machines: Sequence[VirtualMachine] | None, before: Iterable[Parked], reason: str
+) -> tuple[Parked, ...]:
+    """Return the disks of `machines` (None: the front-end does not tell which are at rest) while
+    their datastore is away.
+    """
+    if machines is None:
+        return tuple(before)
+    known = {parked.machine.id: parked for parked in before}
+    missing = Trouble(errno.EIO, f"its datastore does not answer: {reason}")
+    return tuple(
+        old
+        if (old := known.get(machine.id)) is not None and old.machine == machine
+        else Parked(machine, tuple(Part(f"disk.{d.id}", trouble=missing) for d in machine.disks))
+        for machine in sorted(machines, key=lambda machine: machine.id)
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nebfs.model import Datastore, Holding, Marketplace, Offer, User, Zone
+from nebfs.model import Datastore, Holding, Marketplace, Offer, Parked, User, Zone
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,15 @@ class MarketplaceListing:
 
 @dataclass(frozen=True, slots=True)
 class DatastoreListing:
-    """A datastore and its images, by ascending id. `as_of`, `trouble`: see MarketplaceListing."""
+    """A datastore and its images, by ascending id. `as_of`, `trouble`: see MarketplaceListing.
+    `parked` are the VMs at rest whose disks a system datastore has, if they are to be shown.
+    """
 
     datastore: Datastore
     holdings: tuple[Holding, ...] = ()
     as_of: float = 0.0
     trouble: str = ""
+    parked: tuple[Parked, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

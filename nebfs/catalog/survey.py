@@ -9,29 +9,32 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import structlog
 import trio
 
 from nebfs.catalog.homes import apps_by_marketplace, images_by_datastore, marketplaces_at
-from nebfs.catalog.keeping import kept_holdings, kept_offers
+from nebfs.catalog.keeping import kept_holdings, kept_offers, kept_parked
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
 from nebfs.catalog.together import together
-from nebfs.datastores import DatastoreDriver
-from nebfs.errors import NebfsError
+from nebfs.datastores import DatastoreDriver, SystemDatastore
+from nebfs.errors import NebfsError, Refused
 from nebfs.marketplaces import MarketplaceDriver
 from nebfs.marketplaces.record import is_template
 from nebfs.model import (
     App,
     Datastore,
+    DatastoreType,
     Holding,
     Image,
     Marketplace,
     Offer,
+    Parked,
     Trouble,
     User,
+    VirtualMachine,
     Zone,
     without_credentials,
 )
@@ -77,6 +80,10 @@ class FrontEnd(Protocol):
         """Return the images that the session may use. `known_ids`: image -> its datastore."""
         ...
 
+    async def machines(self) -> tuple[VirtualMachine, ...]:
+        """Return the VMs that the session may use and that are at rest."""
+        ...
+
 
 @dataclass(slots=True)
 class _Lists:
@@ -89,6 +96,7 @@ class _Lists:
     apps: tuple[App, ...] = ()
     datastores: tuple[Datastore, ...] = ()
     images: tuple[Image, ...] = ()
+    machines: tuple[VirtualMachine, ...] | _Failed = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +104,15 @@ class Surveyor:
     """Takes snapshots. `place_timeout`, in seconds, must be shorter than the catalog's deadline.
 
     `marketplace_driver` is asked for a driver by MARKET_MAD and OpenNebula's version,
-    `datastore_driver` by DS_MAD. `now` is the time in seconds since the epoch.
+    `datastore_driver` by DS_MAD. `now` is the time in seconds since the epoch. `system` looks at
+    the disks of VMs that do not run; None: they are not shown.
     """
 
     marketplace_driver: Callable[[str, str], MarketplaceDriver]
     datastore_driver: Callable[[str], DatastoreDriver]
     place_timeout: float
     now: Callable[[], float]
+    system: SystemDatastore | None = None
 
     async def cloud(
         self, front_end: FrontEnd, source: str, previous: CloudSnapshot | None
@@ -111,7 +121,7 @@ class Surveyor:
 
         Raises what the front-end raises; places that fail are a part of the snapshot.
         """
-        lists = await _lists(front_end)
+        lists = await _lists(front_end, machines=self.system is not None)
         return await self._places(
             without_credentials(source),
             previous,
@@ -154,6 +164,8 @@ class Surveyor:
                 nursery.start_soon(market, home, apps)
             for datastore, images in images_by_datastore(lists.datastores, lists.images):
                 nursery.start_soon(store, datastore, images)
+        if self.system is not None:
+            await self._park(self.system, stores, lists.machines, old_stores)
         return CloudSnapshot(
             source=source,
             taken=self.now(),
@@ -190,6 +202,45 @@ class Surveyor:
             holdings = kept_holdings(place, images, old.holdings, answer.reason)
             return DatastoreListing(place, holdings, old.as_of, answer.reason)
         return DatastoreListing(place, answer, self.now())
+
+    async def _park(
+        self,
+        system: SystemDatastore,
+        stores: dict[int, DatastoreListing],
+        machines: tuple[VirtualMachine, ...] | _Failed,
+        old_stores: Mapping[int, DatastoreListing],
+    ) -> None:
+        """Put the disks of VMs at rest into the listings of their system datastores.
+
+        After the others: a disk may build on an image.
+        """
+        images = {h.image.id: h for listing in stores.values() for h in listing.holdings}
+
+        async def one(listing: DatastoreListing) -> None:
+            place = listing.datastore
+            old = old_stores.get(place.id, DatastoreListing(place))
+            answer: tuple[Parked, ...] | _Failed
+            if isinstance(machines, _Failed):
+                answer, known = machines, None
+            else:
+                known = [machine for machine in machines if machine.datastore_id == place.id]
+
+                async def ask() -> tuple[Parked, ...]:
+                    return await system.parked(place, known or (), images)
+
+                answer = await self._asked(ask, "datastore", place.name, old.trouble)
+            if isinstance(answer, _Failed):
+                kept = kept_parked(known, old.parked, answer.reason)
+                stores[place.id] = DatastoreListing(
+                    place, (), old.as_of, answer.reason, parked=kept
+                )
+            else:
+                stores[place.id] = replace(listing, parked=answer)
+
+        async with trio.open_nursery() as nursery:
+            for listing in list(stores.values()):
+                if listing.datastore.type is DatastoreType.SYSTEM:
+                    nursery.start_soon(one, listing)
 
     async def _asked(
         self, ask: Callable[[], Awaitable[T]], kind: str, name: str, known_trouble: str
@@ -234,8 +285,10 @@ def _of_disabled(apps: Sequence[App]) -> tuple[Offer, ...]:
     )
 
 
-async def _lists(front_end: FrontEnd) -> _Lists:
-    """Return all of the front-end's lists. Raises what the front-end raises."""
+async def _lists(front_end: FrontEnd, *, machines: bool) -> _Lists:
+    """Return all of the front-end's lists. Raises what the front-end raises; but that it does not
+    tell its VMs, if `machines` are wanted, is a trouble of system datastores only.
+    """
     lists = _Lists()
 
     async def version() -> None:
@@ -260,6 +313,17 @@ async def _lists(front_end: FrontEnd) -> _Lists:
         lists.images = await front_end.images(image_homes(lists.datastores))
 
     await together(version, user, zones, marketplaces, datastores)
+
+    async def virtual_machines() -> None:
+        if not machines:
+            return
+        try:
+            lists.machines = await front_end.machines()
+        except Refused:
+            raise
+        except NebfsError as exc:
+            lists.machines = _Failed(f"the front-end does not tell its VMs: {exc}")
+
     # These need to know which ids to expect, in case a list cannot be sent as a whole.
-    await together(apps, images)
+    await together(apps, images, virtual_machines)
     return lists

@@ -21,7 +21,7 @@ from nebfs.blocks import DiskStore, Documents, MemoryStore, Store
 from nebfs.catalog import Backups, Catalog, CloudSnapshot, Openings, Surveyor
 from nebfs.config import Settings
 from nebfs.content import Library, LibrarySettings, Prober
-from nebfs.datastores import DatastoreDrivers, DeferringDatastore
+from nebfs.datastores import DatastoreDrivers, DeferringDatastore, SystemDatastore
 from nebfs.errors import Refused, Unreachable, Unsupported
 from nebfs.fetcher import access
 from nebfs.fetcher.client import FetcherProcess, open_fetcher
@@ -297,6 +297,7 @@ def _survey(
         datastore_driver=drivers,
         place_timeout=settings.listing_deadline,
         now=time.time,
+        system=_system(settings),
     )
     if settings.marketplaces:
         urls = settings.marketplaces
@@ -307,6 +308,12 @@ def _survey(
     front_end = FrontEnd(Caller(fetcher.call, endpoint, session))
     survey = partial(surveyor.cloud, front_end, endpoint)
     return without_credentials(endpoint), survey, _digest(endpoint, session.text)
+
+
+def _system(settings: Settings) -> SystemDatastore | None:
+    if settings.system_datastores == "empty":
+        return None
+    return SystemDatastore(paths=settings.datastore_paths)
 
 
 async def _files_of(

@@ -22,6 +22,7 @@ life of the mount: the limits live in its drivers.
 
 from nebfs.datastores.driver import DatastoreDriver, DeferringDatastore
 from nebfs.datastores.registry import DRIVERS, DatastoreDrivers
+from nebfs.datastores.system import SystemDatastore
 from nebfs.datastores.unsupported import UnsupportedDatastore
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "DatastoreDriver",
     "DatastoreDrivers",
     "DeferringDatastore",
+    "SystemDatastore",
     "UnsupportedDatastore",
 ]

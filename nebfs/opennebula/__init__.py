@@ -21,6 +21,7 @@ limiter, one at a time. Nothing here outlives the call that started it.
 from nebfs.opennebula.decode_apps import decode_apps, decode_marketplaces
 from nebfs.opennebula.decode_cloud import decode_user, decode_zones
 from nebfs.opennebula.decode_images import decode_datastores, decode_images
+from nebfs.opennebula.decode_vms import decode_machines
 from nebfs.opennebula.document import MalformedDocument
 from nebfs.opennebula.failures import (
     ActionRefused,
@@ -65,6 +66,7 @@ __all__ = [
     "decode_apps",
     "decode_datastores",
     "decode_images",
+    "decode_machines",
     "decode_marketplaces",
     "decode_user",
     "decode_zones",

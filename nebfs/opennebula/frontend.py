@@ -12,10 +12,21 @@ from typing import TypeVar
 import structlog
 
 from nebfs.errors import BadAnswer
-from nebfs.model import App, Datastore, Image, Marketplace, User, Zone
+from nebfs.model import (
+    App,
+    Datastore,
+    Image,
+    MachineState,
+    Marketplace,
+    User,
+    VirtualMachine,
+    Zone,
+)
 from nebfs.opennebula.decode_apps import decode_apps, decode_marketplaces
 from nebfs.opennebula.decode_cloud import decode_user, decode_zones
 from nebfs.opennebula.decode_images import decode_datastores, decode_images
+from nebfs.opennebula.decode_vms import decode_machines
+from nebfs.opennebula.failures import UnknownMethod
 from nebfs.opennebula.ranges import Range, survey
 from nebfs.opennebula.rpc import Caller
 from nebfs.opennebula.xmlrpc import Value
@@ -28,6 +39,11 @@ log = structlog.get_logger()
 # The filter flag of pool calls: everything that the session may USE, whoever owns it.
 _ALL_VISIBLE = -2
 _MYSELF = -1
+
+AT_REST = (MachineState.STOPPED, MachineState.POWEROFF, MachineState.UNDEPLOYED)
+"""The states in which nothing writes to a VM's disks. A suspended one has a part of them in the
+memory that was saved.
+"""
 
 
 def app_homes(marketplaces: Iterable[Marketplace]) -> dict[int, int]:
@@ -104,6 +120,33 @@ class FrontEnd:
             return Image(number, f"unreadable-{number}", datastore_id=home, unreadable=reason)
 
         return await self._pool("one.imagepool.info", decode_images, placeholder, known_ids or {})
+
+    async def machines(self) -> tuple[VirtualMachine, ...]:
+        """Return the VMs that the session may use and that are at rest, by id.
+
+        One that the front-end cannot send is left out: where its disks are is not known. Each state
+        is asked for by itself, since most VMs of a cloud run, and are of no interest.
+        """
+        found: dict[int, VirtualMachine] = {}
+        for state in AT_REST:
+            for machine in await self._machines(state):
+                if machine.state in AT_REST:
+                    found[machine.id] = machine
+        return tuple(found[number] for number in sorted(found))
+
+    async def _machines(self, state: MachineState) -> Sequence[VirtualMachine]:
+        method = "one.vmpool.infoextended"
+
+        def ask(span: Range) -> Awaitable[Sequence[VirtualMachine]]:
+            return self._document(decode_machines, method, _ALL_VISIBLE, *span.bounds, int(state))
+
+        try:
+            result = await survey(ask, ())
+        except UnknownMethod:
+            method = "one.vmpool.info"  # before 5.8, when it left nothing out
+            result = await survey(ask, ())
+        self._tell(f"{method} {state.name}", frozenset(result.unreadable), result.calls)
+        return result.found
 
     async def _pool(
         self,

@@ -11,6 +11,7 @@ from nebfs.model import (
     Marketplace,
     Owned,
     Template,
+    VirtualMachine,
     shown_text,
     without_credentials,
 )
@@ -103,6 +104,19 @@ def of_datastore(store: Datastore) -> dict[str, str]:
             "USED_MB": store.used_mb,
         }
         | _template(store.template)
+    )
+
+
+def of_machine(machine: VirtualMachine) -> dict[str, str]:
+    """Return the attributes of a VM's directory and of the disks in it."""
+    return _finish(
+        _owned(machine)
+        | {
+            "STATE": machine.state.name,
+            "DATASTORE_ID": machine.datastore_id,
+            "TM_MAD": machine.transfer,
+            "HOSTNAME": machine.host,
+        }
     )
 
 

@@ -21,7 +21,7 @@ from nebfs.model import Content, Holding, Image, ImageType, Part, Revision, Trou
 from nebfs.tree import attributes
 from nebfs.tree.hostdir import HostRoot, Spot
 from nebfs.tree.names import distinct, encode, with_extension
-from nebfs.tree.nodes import FOREVER, SOON, ContentFile, Node, PartsDirectory
+from nebfs.tree.nodes import FOREVER, SOON, Attributes, ContentFile, Node, PartsDirectory
 from nebfs.tree.troubles import trouble_of
 
 log = structlog.get_logger()
@@ -105,14 +105,14 @@ def parts(
         wanted.append((number, *with_extension(encode(part.name), kind)))
     called = distinct(wanted)
     entries = {
-        called[number]: _file(
-            holding.image,
+        called[number]: content_file(
             called[number],
             part.content,
             part.trouble,
             answers,
             key=("part", holding.image.id, directory.snapshots, part.name),
             date=part.date,
+            shown=partial(attributes.of_image, holding.image),
         )
         for number, part in enumerate(listed)
     }
@@ -159,7 +159,9 @@ def _image(holding: Holding, name: str, answers: Answers) -> Node:
         return _parts(holding, name, snapshots=False)
     date = image.modtime or image.regtime
     key = ("image", image.id)
-    return _file(image, name, holding.content, holding.trouble, answers, key=key, date=date)
+    shown = partial(attributes.of_image, image)
+    content, trouble = holding.content, holding.trouble
+    return content_file(name, content, trouble, answers, key=key, date=date, shown=shown)
 
 
 def _parts(holding: Holding, name: str, *, snapshots: bool) -> PartsDirectory:
@@ -174,8 +176,7 @@ def _parts(holding: Holding, name: str, *, snapshots: bool) -> PartsDirectory:
     )
 
 
-def _file(
-    image: Image,
+def content_file(
     name: str,
     content: Content | None,
     trouble: Trouble | None,
@@ -183,7 +184,11 @@ def _file(
     *,
     key: tuple[object, ...],
     date: int,
+    shown: Attributes,
 ) -> ContentFile:
+    """Return the file of `content`, or one that has `trouble`. `date`, in seconds, is shown where
+    it is not known when the bytes were written.
+    """
     revision = content.revision if content is not None else None
     if content is not None and (revision is None or content.view):
         answer = answers(content)
@@ -199,7 +204,7 @@ def _file(
         trouble=trouble,
         mtime=_written(revision) or float(date),
         timeout=SOON if trouble is not None else FOREVER,
-        attributes=partial(attributes.of_image, image),
+        attributes=shown,
     )
 
 

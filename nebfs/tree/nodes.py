@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import trio
 
 from nebfs.catalog.snapshot import DatastoreListing, MarketplaceListing
-from nebfs.model import Content, Holding, Offer, Revision, Trouble
+from nebfs.model import Content, Holding, Offer, Parked, Revision, Trouble
 
 FOREVER = 300.0
 """Seconds for which the kernel may answer by itself: it is told of every change."""
@@ -177,6 +177,13 @@ class PartsDirectory(Asked):
     holding: Holding
     snapshots: bool
     """Whether it is its snapshots."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class MachineDirectory(Asked):
+    """The disks of a VM that does not run."""
+
+    parked: Parked
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -16,7 +16,7 @@ from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceL
 from nebfs.content.prober import Prober
 from nebfs.errors import Changed, Missing, NebfsError, Refused
 from nebfs.model import App, Content, Datastore, Holding, Offer, Part
-from nebfs.tree import appdir, images, places
+from nebfs.tree import appdir, images, machines, places
 from nebfs.tree.hostdir import HostDirectories, HostDirectory, HostRoot
 from nebfs.tree.inodes import ROOT, Inodes
 from nebfs.tree.names import encode
@@ -28,6 +28,7 @@ from nebfs.tree.nodes import (
     DatastoreDirectory,
     Directory,
     Link,
+    MachineDirectory,
     MarketplaceDirectory,
     Node,
     PartsDirectory,
@@ -258,6 +259,14 @@ class Tree:
                 files = images.parts(directory, found, answers)
                 directory.doubtful = any(node.trouble is not None for node in files.values())
                 return dict(files)
+            case MachineDirectory():
+                disks = [disk.content for disk in directory.parked.disks]
+                answers = await images.ask(disks, self._prober, deadline)
+                files = machines.files(directory, answers)
+                directory.doubtful = any(
+                    isinstance(answers(disk), NebfsError) for disk in images.unasked(disks)
+                )
+                return dict(files)
         raise TypeError(type(directory).__name__)
 
     def _simple(self, directory: DatastoreDirectory) -> bool:
@@ -276,7 +285,7 @@ class Tree:
     ) -> dict[str, Node]:
         unasked = images.unasked(images.of_listing(listing))
         directory.doubtful = any(isinstance(answers(c), NebfsError) for c in unasked)
-        return images.images(listing, answers)
+        return images.images(listing, answers) | machines.directories(listing)
 
     async def _parts(self, directory: PartsDirectory) -> tuple[Part, ...]:
         holding = directory.holding
@@ -452,6 +461,11 @@ class Tree:
         old = directory.children or {}
         for name, node in fresh.items():
             before = old.get(name)
+            if isinstance(node, MachineDirectory) and isinstance(before, MachineDirectory):
+                if before.parked == node.parked:
+                    fresh[name] = before
+                elif before.children is not None:
+                    self._abandon(before)
             if isinstance(node, PartsDirectory) and isinstance(before, PartsDirectory):
                 if before.holding == node.holding and before.key == node.key:
                     fresh[name] = before
@@ -513,7 +527,12 @@ class Tree:
         if node.content is not None:
             self._prober.forget(node.content)
         parent = node.parent
-        if isinstance(parent, (AppDirectory, PartsDirectory)) and parent.children is not None:
+        if (
+            isinstance(parent, Asked)
+            and parent.children is not None
+            # What a listing tells is not asked again: the next listing will tell.
+            and (not isinstance(parent, DatastoreDirectory) or images.unasked([node.content]))
+        ):
             self._abandon(parent)
         else:
             self._invalid.append(Invalid(parent=parent.ino if parent else 0, name=node.name))

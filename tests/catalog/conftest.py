@@ -169,6 +169,8 @@ class World:
     )
     versions: set[str] = field(default_factory=set)
     surveys: int = 0
+    system: object = None
+    """Who looks at the disks of VMs; None: nobody."""
 
     def driver(self, name: str) -> Driver:
         return self.drivers.setdefault(name, Driver())
@@ -179,7 +181,7 @@ class World:
             self.versions.add(version)
             return self.driver(name)
 
-        return Surveyor(market_driver, self.driver, 10.0, self.clock)
+        return Surveyor(market_driver, self.driver, 10.0, self.clock, self.system)
 
     def survey(self, previous: CloudSnapshot | None = None) -> Awaitable[CloudSnapshot]:
         self.surveys += 1
