@@ -183,7 +183,16 @@ class Datastores(BaseModel):
     """``[datastores.mappings]``: a driver (DS_MAD) that nebfs does not know = where its images are,
     such as ``file:///dev/storpool/{source_base}``; see nebfs/datastores/mapping.py."""
 
-    @field_validator("directories")
+    iscsi_initiator: str = Field(
+        default="", pattern=r"^((iqn\.[0-9]{4}-[0-9]{2}\.|eui\.|naa\.)[A-Za-z0-9:._-]{1,215})?$"
+    )
+    """The name by which nebfs logs in to the iSCSI targets of storage arrays (netapp, purefa), and
+    to which they have mapped what it may read; empty: they are not asked by iSCSI."""
+    array_devices: tuple[str, ...] = ()
+    """Directories in which the units of storage arrays have their names (WWIDs) on this machine;
+    empty: /dev/mapper and /dev/disk/by-id."""
+
+    @field_validator("array_devices", "directories")
     @classmethod
     def _some(cls, directories: tuple[str, ...]) -> tuple[str, ...]:
         for directory in directories:
@@ -215,6 +224,11 @@ class Datastores(BaseModel):
                     " sftp://user@host/path without a password"
                 )
         return paths
+
+    @property
+    def arrays(self) -> dict[str, object]:
+        """What is set about storage arrays, in the words of nebfs/datastores/arrays.py."""
+        return {"initiator": self.iscsi_initiator, "directories": self.array_devices}
 
     @property
     def ssh(self) -> dict[str, str]:

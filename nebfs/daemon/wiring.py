@@ -277,6 +277,8 @@ def _datastore_drivers(settings: Settings, fetcher: FetcherProcess) -> Datastore
         settings={
             "ceph": settings.ceph_places,
             "fs": settings.datastores.ssh,
+            "netapp": settings.datastores.arrays,
+            "purefa": settings.datastores.arrays,
             "virtiofs": {"directories": settings.datastores.directories},
         },
         mappings=settings.datastores.mappings,

@@ -155,7 +155,7 @@ class Reach:
                     f" {unit.size}: let this machine look anew (rescan-scsi-bus.sh)",
                 )
             return Content(
-                Locator("file", device.path), format="raw", version=unit.version, volatile=True
+                Locator("device", device.path), format="raw", version=unit.version, volatile=True
             )
         address = ways.addresses.get(unit.wwid)
         if address is not None:

@@ -31,6 +31,9 @@ class Entry:
 DRIVERS: Mapping[str, Entry] = {
     "ceph": Entry("nebfs.datastores.ceph", "CephDatastore"),
     "fs": Entry("nebfs.datastores.filesystem", "FilesystemDatastore"),
+    "netapp": Entry("nebfs.datastores.netapp", "NetappDatastore"),
+    "purefa": Entry("nebfs.datastores.purefa", "PurefaDatastore"),
+    "vcenter": Entry("nebfs.datastores.vcenter", "VcenterDatastore"),
     "virtiofs": Entry("nebfs.datastores.virtiofs", "VirtiofsDatastore"),
 }
 

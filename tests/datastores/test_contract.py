@@ -10,6 +10,8 @@ import pytest
 from nebfs.datastores import DRIVERS, DatastoreDrivers, UnsupportedDatastore
 from nebfs.datastores.registry import Entry
 from nebfs.model import DatastoreType, ImageState, ImageType, Template
+from tests.datastores import netapp_pool, purefa_pool, vcenter_pool
+from tests.datastores.far import Far
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,16 @@ class Store:
     fixture: str
     asked: bool = False
     kind: str = "content"
+    far: Far | None = None
 
 
 STORES = {
     "ceph": Store("stored_in_ceph"),
     "fs": Store("stored"),
+    "netapp": Store("stored_in_netapp", asked=True, far=netapp_pool.FAR),
+    "purefa": Store("stored_in_purefa", asked=True, far=purefa_pool.FAR),
     "rsync": Store("stored_by_rsync", kind="backup"),
+    "vcenter": Store("stored_in_vcenter", asked=True, far=vcenter_pool.FAR),
     "virtiofs": Store("shared_directory", kind="directory"),
 }
 UNKNOWN = ("", "-", "dummy", "interactive", "storpool")
@@ -56,7 +62,9 @@ def store(expected, request):
 
 
 @pytest.fixture
-def driver(name, ceph_pool, base):
+def driver(name, expected, ceph_pool, base, request):
+    if expected.far is not None:
+        return expected.far.driver(name, request.getfixturevalue(expected.far.call))
     # What is shared may be anywhere: the configuration has to allow it.
     settings = {"virtiofs": {"directories": (str(base),)}}
     return DatastoreDrivers(call=ceph_pool, settings=settings)(name)

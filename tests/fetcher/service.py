@@ -69,8 +69,9 @@ def as_call(respond: Respond, **asserted: str) -> Callable[[CallRequest], Any]:
 def make_certificates(home: Path) -> None:
     """Make an authority (ca.pem), and a certificate of it for localhost (place.pem, key.pem)."""
     script = """
-    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem
-    openssl req -newkey rsa:2048 -nodes -subj /CN=place -keyout key.pem -out place.csr
+    ec="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+    openssl req -x509 $ec -days 2 -subj /CN=authority -keyout ca.key -out ca.pem
+    openssl req $ec -subj /CN=place -keyout key.pem -out place.csr
     echo subjectAltName=DNS:localhost > place.ext
     openssl x509 -req -in place.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
       -extfile place.ext -out place.pem
@@ -93,7 +94,7 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(20)
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(20)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(20)
         self._loop.close()
@@ -107,13 +108,24 @@ class Service:
         return f"https://{self.host}"
 
     async def _start(self) -> None:
-        self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=1)
+        self._server = web.Server(self._handle)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=1)
         await self._runner.setup()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self._home / "place.pem", self._home / "key.pem")
         site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=context)
         await site.start()
         self.port = self._runner.addresses[0][1]
+
+    async def _stop(self) -> None:
+        transports = [one.transport for one in self._server.connections]
+        await self._runner.cleanup()
+        # TLS would wait for a goodbye; and asyncio closes a socket some turns of its loop later.
+        for transport in transports:
+            if transport is not None:
+                transport.abort()
+        for _ in range(10):
+            await asyncio.sleep(0)
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:
         asked = Asked.of(
