@@ -183,6 +183,13 @@ class Datastores(BaseModel):
     """``[datastores.mappings]``: a driver (DS_MAD) that nebfs does not know = where its images are,
     such as ``file:///dev/storpool/{source_base}``; see nebfs/datastores/mapping.py."""
 
+    devices: tuple[str, ...] = ()
+    """Block devices of this machine that may be read as images (dev): patterns of paths, in which
+    ``*`` stands for a part of one name; empty: none."""
+    lvm_mode: Literal["active-only", "activate", "extents"] = "active-only"
+    """How a logical volume (lvm) is read that is not active on this machine: not at all, by making
+    it active while it is read, or, if it is linear, from the disks that it is on."""
+
     iscsi_initiator: str = Field(
         default="", pattern=r"^((iqn\.[0-9]{4}-[0-9]{2}\.|eui\.|naa\.)[A-Za-z0-9:._-]{1,215})?$"
     )
@@ -191,6 +198,15 @@ class Datastores(BaseModel):
     array_devices: tuple[str, ...] = ()
     """Directories in which the units of storage arrays have their names (WWIDs) on this machine;
     empty: /dev/mapper and /dev/disk/by-id."""
+
+    @field_validator("devices")
+    @classmethod
+    def _below_something(cls, devices: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in devices:
+            parts = pattern.split("/")
+            if not pattern.startswith("/") or ".." in parts or not parts[1].strip("*?"):
+                raise ValueError(f"{pattern!r} is not a path, or is everything")
+        return devices
 
     @field_validator("array_devices", "directories")
     @classmethod

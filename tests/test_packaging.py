@@ -172,11 +172,11 @@ case "$*" in *install*) for name in {commands}; do
 """
 PACKAGES = (
     "xorriso squashfs-tools nginx-light docker-registry radosgw ceph-mon ceph-osd ceph-common"
-    " tinyproxy-bin openssh-server"
+    " tinyproxy-bin openssh-server lvm2"
 )
 COMMANDS = (
     "xorriso mksquashfs nginx docker-registry radosgw ceph-mon ceph-osd ceph-authtool"
-    " tinyproxy sshd"
+    " tinyproxy sshd lvs"
 )
 
 
@@ -184,7 +184,7 @@ COMMANDS = (
 def test_only_what_is_missing_is_installed_and_no_service_is_started(machine, tmp_path):
     _, tools = machine
     (tools / "xorriso").unlink()
-    for name in ("getfattr", "curl", "ps"):
+    for name in ("getfattr", "curl", "ps", "losetup"):
         put(tools / name, "")
     log, policy = tmp_path / "log", tmp_path / "policy-rc.d"
     put(tools / "apt-get", APT.format(log=log, policy=policy, tools=tools, commands=COMMANDS))
@@ -199,6 +199,10 @@ def test_only_what_is_missing_is_installed_and_no_service_is_started(machine, tm
         "nginx.service",
         "docker-registry.service",
         "ssh.service",
+        "lvm2-monitor.service",
+        "blk-availability.service",
+        "lvm2-lvmpolld.socket",
+        "dm-event.socket",
     ]
     assert not policy.exists()
     log.unlink()

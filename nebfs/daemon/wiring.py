@@ -276,7 +276,9 @@ def _datastore_drivers(settings: Settings, fetcher: FetcherProcess) -> Datastore
         call=fetcher.call,
         settings={
             "ceph": settings.ceph_places,
+            "dev": {"devices": settings.datastores.devices},
             "fs": settings.datastores.ssh,
+            "lvm": {"mode": settings.datastores.lvm_mode},
             "netapp": settings.datastores.arrays,
             "purefa": settings.datastores.arrays,
             "virtiofs": {"directories": settings.datastores.directories},

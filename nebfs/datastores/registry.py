@@ -30,7 +30,9 @@ class Entry:
 # Alphabetical. Imported when first used, so that nobody pays for a library that he does not need.
 DRIVERS: Mapping[str, Entry] = {
     "ceph": Entry("nebfs.datastores.ceph", "CephDatastore"),
+    "dev": Entry("nebfs.datastores.dev", "DeviceDatastore"),
     "fs": Entry("nebfs.datastores.filesystem", "FilesystemDatastore"),
+    "lvm": Entry("nebfs.datastores.lvm", "LvmDatastore"),
     "netapp": Entry("nebfs.datastores.netapp", "NetappDatastore"),
     "purefa": Entry("nebfs.datastores.purefa", "PurefaDatastore"),
     "vcenter": Entry("nebfs.datastores.vcenter", "VcenterDatastore"),

@@ -29,7 +29,9 @@ class Store:
 
 STORES = {
     "ceph": Store("stored_in_ceph"),
+    "dev": Store("stored_on_device", asked=True),
     "fs": Store("stored"),
+    "lvm": Store("stored_in_lvm"),
     "netapp": Store("stored_in_netapp", asked=True, far=netapp_pool.FAR),
     "purefa": Store("stored_in_purefa", asked=True, far=purefa_pool.FAR),
     "rsync": Store("stored_by_rsync", kind="backup"),
@@ -66,7 +68,11 @@ def driver(name, expected, ceph_pool, base, request):
     if expected.far is not None:
         return expected.far.driver(name, request.getfixturevalue(expected.far.call))
     # What is shared may be anywhere: the configuration has to allow it.
-    settings = {"virtiofs": {"directories": (str(base),)}}
+    settings = {
+        "dev": {"devices": (f"{base}/*",)},
+        "lvm": {"mode": "activate"},
+        "virtiofs": {"directories": (str(base),)},
+    }
     return DatastoreDrivers(call=ceph_pool, settings=settings)(name)
 
 

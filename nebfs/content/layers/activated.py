@@ -6,7 +6,7 @@ somebody else has it open. OpenNebula takes a file lock on the front-end around 
 group; where that file's directory is on this machine, nebfs takes the same lock.
 
 A thin volume is never activated: that makes its pool active, too, and writes to the pool's own
-metadata. A VM that starts on another machine meanwhile would destroy the pool. The same holds for
+metadata. A VM that starts on another machine meanwhile would then destroy it. The same holds for
 all kinds of volumes with a memory of their own, such as RAID and caches.
 """
 
