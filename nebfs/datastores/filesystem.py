@@ -3,7 +3,8 @@
 Where the file is on this machine, or mounted on it, it is read in place. Else it is read through
 SFTP from one of the datastore's bridges, or from the host that ``[datastores.paths]`` names.
 
-SOURCE is ``BASE_PATH/<32 hex digits>``; snapshots are in ``SOURCE.snap/``.
+SOURCE is ``BASE_PATH/<32 hex digits>``; snapshots are in ``SOURCE.snap/``, see chains.py. An image
+that is a chain of qcow2 files is given as the raw disk that a VM would see, any other as its file.
 Source: OpenNebula's datastore driver of this name and the transfer drivers that go with it
 (shared, qcow2, ssh, local), 7.4.
 """
@@ -11,13 +12,15 @@ Source: OpenNebula's datastore driver of this name and the transfer drivers that
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import trio
 
+from nebfs.datastores import snapshots
 from nebfs.datastores.bridges import Elsewhere, elsewhere
+from nebfs.datastores.chains import Files
 from nebfs.datastores.look import Looked, look
 from nebfs.datastores.places import PathMap, is_inside, plain
 from nebfs.datastores.state import listed, trouble_of
@@ -87,7 +90,8 @@ class FilesystemDatastore:
             raise Unreachable("the datastore's disk gives errors", path=base, n=looked_at[0])
         place = None if self._call is None else elsewhere(datastore, self._map, self._settings)
         if place is None:
-            return tuple(one.holding(datastore) for one in examined)
+            names = _names(shown)
+            return tuple(one.holding(datastore, names) for one in examined)
         return await self._with_those_elsewhere(datastore, examined, *place)
 
     async def _with_those_elsewhere(
@@ -99,6 +103,7 @@ class FilesystemDatastore:
     ) -> tuple[Holding, ...]:
         """Look for the files that are not here. Raises what `call` raises if no file is here."""
         theirs = plain(datastore.base_path)
+        names = _names(one.image for one in examined)
         paths = {
             one.image.id: base + source[len(theirs) :]
             for one in examined
@@ -117,16 +122,16 @@ class FilesystemDatastore:
                 raise
             trouble = Trouble(number, f"its file is on another machine ({place.shown}): {exc}")
             return tuple(
-                Holding(one.image, trouble=trouble)
+                _without(one.image, trouble)
                 if one.image.id in paths
-                else one.holding(datastore)
+                else one.holding(datastore, names)
                 for one in examined
             )
         found = dict(zip(paths, looked_at, strict=True))
         return tuple(
-            _holding(one.image, found[one.image.id], datastore, place)
+            _holding(one.image, found[one.image.id], datastore, place, names)
             if one.image.id in paths
-            else one.holding(datastore)
+            else one.holding(datastore, names)
             for one in examined
         )
 
@@ -156,8 +161,6 @@ class FilesystemDatastore:
 
     def _locate(self, image: Image, base: str) -> Trouble | str:
         """Return the path of the image's file here, or why there is none, by the text alone."""
-        if image.snapshots:
-            return _CHAINED
         if not base or base == "/":
             return Trouble(errno.EIO, "the datastore has no usable BASE_PATH")
         source = plain(image.source)
@@ -175,43 +178,72 @@ class _Examined:
     trouble: Trouble | None
     looked: Looked | None
 
-    def holding(self, datastore: Datastore) -> Holding:
+    def holding(self, datastore: Datastore, names: frozenset[str]) -> Holding:
         """Return what is known from this machine alone."""
         if self.looked is None:
-            return Holding(self.image, trouble=self.trouble)
-        return _holding(self.image, self.looked, datastore, None)
+            assert self.trouble is not None  # noqa: S101 - one of the two is there
+            return _without(self.image, self.trouble)
+        return _holding(self.image, self.looked, datastore, None, names)
 
 
-_CHAINED = Trouble(errno.EOPNOTSUPP, "it has snapshots: snapshot chains are not read yet")
 _OUTSIDE = Trouble(
     errno.EACCES,
     "its file is outside the datastore's directory, where nebfs does not read; if a"
     " [datastores.paths] entry maps only a part of the datastore, map all of it",
 )
+_NO_SNAPSHOTS = Trouble(errno.EIO, "there are no snapshots beside the image's file")
 _NOT_HERE = frozenset({errno.ENOENT, errno.ENOTDIR})
 _DISK_TROUBLE = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.EREMOTEIO})
 
 
+def _names(images: Iterable[Image]) -> frozenset[str]:
+    """Return what the files of `images` are called in their directories."""
+    return frozenset(image.source.rpartition("/")[2] for image in images)
+
+
+def _without(image: Image, trouble: Trouble) -> Holding:
+    """Return an image that cannot be had now, nor what it was before."""
+    lost = snapshots.parts(image, trouble, _here)
+    return Holding(image, trouble=trouble, snapshots=lost)
+
+
+def _here(path: str) -> Locator:
+    return Locator("file", path)
+
+
 def _holding(
-    image: Image, looked: Looked, datastore: Datastore, place: Elsewhere | None
+    image: Image,
+    looked: Looked,
+    datastore: Datastore,
+    place: Elsewhere | None,
+    names: frozenset[str],
 ) -> Holding:
+    """Return what was found of an image; `names` are those of all files of the datastore."""
     trouble = _trouble(looked, datastore, place)
     if trouble is not None:
-        return Holding(image, trouble=trouble)
+        return _without(image, trouble)
+    locate = _here if place is None else partial(place.locator, turn=image.id)
+    if looked.chain is not None:
+        files = Files(looked.chain, image, datastore.transfer, names)
+        content = snapshots.current(files, image, locate)
+        parts = snapshots.parts(image, files, locate)
+        if isinstance(content, Trouble):
+            return Holding(image, trouble=content, snapshots=parts)
+        return Holding(image, content, snapshots=parts)
     # The resolved path, so that a link that is changed later leads nowhere else.
-    if place is None:
-        locator = Locator("file", looked.path)
-        etag = f"{looked.device}:{looked.inode}"
-    else:
-        locator, etag = place.locator(looked.path, image.id), ""
     content = Content(
-        locator=locator,
+        locator=locate(looked.path),
         format=image.format,
         media="cdrom" if image.type is ImageType.CDROM else "",
-        revision=Revision(size=looked.size, modified=str(looked.modified_ns), etag=etag),
+        version=snapshots.state_of(image),
+        revision=Revision(
+            size=looked.size,
+            modified=str(looked.modified_ns),
+            etag="" if place is not None else f"{looked.device}:{looked.inode}",
+        ),
         allocated=looked.allocated,
     )
-    return Holding(image, content)
+    return Holding(image, content, snapshots=snapshots.parts(image, _NO_SNAPSHOTS, locate))
 
 
 def _trouble(looked: Looked, datastore: Datastore, place: Elsewhere | None) -> Trouble | None:
@@ -227,11 +259,9 @@ def _trouble(looked: Looked, datastore: Datastore, place: Elsewhere | None) -> T
             return Trouble(errno.EIO, "its file is a link that leads to itself")
         case other:
             return Trouble(errno.EIO, f"its file cannot be looked at (error {other})")
-    if looked.chained:
-        return _CHAINED
     if looked.outside:
         return _OUTSIDE
-    if looked.kind != "file":
+    if looked.kind != "file" and not (looked.chain is not None and looked.kind == "link"):
         return Trouble(
             errno.EOPNOTSUPP, f"its SOURCE is a {looked.kind}: nebfs reads only files here"
         )

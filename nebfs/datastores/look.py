@@ -1,7 +1,8 @@
 """Looking at many files: what each is and whether it is where it seems to be. Blocking.
 
 Made for thousands of names in one directory: the directory's own path is resolved once, its names
-are read once, and an ordinary file then costs one lstat().
+are read once, and an ordinary file then costs one lstat(). Where there is a ``.snap`` directory
+beside a file, that is looked into as well (entries.py).
 """
 
 from __future__ import annotations
@@ -13,19 +14,9 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nebfs.datastores.chains import SNAP, Chain
+from nebfs.datastores.entries import KINDS, ST_BLOCK, Crowded, Entry, entry, inside, of
 from nebfs.datastores.places import is_inside
-
-# What lstat() counts st_blocks in, whatever the filesystem's own block size (stat(2)).
-_ST_BLOCK = 512
-
-_KINDS = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFBLK: "block device",
-    stat.S_IFCHR: "character device",
-    stat.S_IFIFO: "pipe",
-    stat.S_IFSOCK: "socket",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +24,13 @@ class Looked:
     """What is at a path. `failed` is the errno of looking; the rest means nothing then."""
 
     path: str
-    """Without any symbolic link in it."""
+    """Without any symbolic link in it, but for the last part of one with a chain."""
     failed: int = 0
     kind: str = ""
     outside: bool = False
     """Symbolic links lead out of the base directory."""
-    chained: bool = False
-    """There is a ``.snap`` directory beside it."""
+    chain: Chain | None = None
+    """What is in the ``.snap`` directory beside it, where there is one."""
     size: int = 0
     allocated: int | None = 0
     """None where the machine does not say."""
@@ -68,14 +59,16 @@ class _Directory:
     real: str
     names: frozenset[str] | None
 
-    def has_chain(self, name: str) -> bool:
-        snapshots = f"{name}.snap"
+    def snapshots(self, name: str) -> str:
+        """Return the path of the ``.snap`` directory of `name`, empty where there is none."""
+        snapshots = f"{name}{SNAP}"
         if self.names is not None and snapshots not in self.names:
-            return False
+            return ""
+        path = posixpath.join(self.real, snapshots)
         try:
-            return stat.S_ISDIR(os.lstat(posixpath.join(self.real, snapshots)).st_mode)
+            return path if stat.S_ISDIR(os.lstat(path).st_mode) else ""
         except FileNotFoundError:
-            return False
+            return ""
 
 
 def _look(base: str, real_base: str, path: str, directories: dict[str, _Directory]) -> Looked:
@@ -90,23 +83,42 @@ def _look(base: str, real_base: str, path: str, directories: dict[str, _Director
             directory = directories[parent] = _Directory(real, names)
         real_path = posixpath.join(directory.real, name)
         found = os.lstat(real_path)
-        chained = directory.has_chain(name)
-        if stat.S_ISLNK(found.st_mode):
+        snapshots = directory.snapshots(name)
+        chain = _chain(directory.real, name, found, snapshots) if snapshots else None
+        if stat.S_ISLNK(found.st_mode) and chain is None:
             real_path = os.path.realpath(real_path, strict=True)
             found = os.lstat(real_path)
     except (OSError, ValueError) as exc:  # ValueError: a name that the filesystem cannot have
         return Looked(path, _errno(exc))
     return Looked(
         real_path,
-        kind=_KINDS.get(stat.S_IFMT(found.st_mode), "thing of an unknown kind"),
+        kind=KINDS.get(stat.S_IFMT(found.st_mode), "thing of an unknown kind"),
         outside=not is_inside(real_path, real_base),
-        chained=chained,
+        chain=chain,
         size=found.st_size,
-        allocated=found.st_blocks * _ST_BLOCK,
+        allocated=found.st_blocks * ST_BLOCK,
         modified_ns=found.st_mtime_ns,
         device=found.st_dev,
         inode=found.st_ino,
     )
+
+
+def _chain(directory: str, name: str, found: os.stat_result, snapshots: str) -> Chain:
+    """Look at a file that has snapshots beside it, and at those."""
+    crowded, entries = False, tuple[Entry, ...]()
+    try:
+        entries = inside(snapshots)
+    except Crowded:
+        crowded = True
+    source: Entry | None
+    if stat.S_ISREG(found.st_mode) and all(one.kind == "link" for one in entries):
+        # As a persistent qcow2 image without snapshots is left: nothing builds on it.
+        source = of(directory, name, found)
+    else:
+        source = entry(directory, name)
+    if source is None:
+        raise FileNotFoundError(errno.ENOENT, "it went away", name)
+    return Chain(source, entries, crowded)
 
 
 def _names(directory: str) -> frozenset[str] | None:

@@ -13,7 +13,7 @@ from nebfs.datastores.filesystem import FilesystemDatastore
 from nebfs.datastores.places import PathMap
 from nebfs.errors import BadAnswer, Missing, Refused, Unreachable, Unsupported, UserError
 from nebfs.fetcher.messages import CallAnswer
-from nebfs.model import ImageState, Revision, Snapshot, Template
+from nebfs.model import ImageState, Revision, Template
 
 BASE = "/nonexistent/one/datastores/1"
 A_FILE = [0, "file", False, False, 5, 7 * 10**9, ""]
@@ -156,7 +156,7 @@ async def test_who_logs_in_and_with_which_files(make, bridged, there):
     [
         ([errno.EACCES, "", False, False, 0, 0], errno.EACCES, "logs in at node1"),
         ([0, "file", True, False, 5, 0], errno.EACCES, "outside the datastore"),
-        ([0, "file", False, True, 5, 0], errno.EOPNOTSUPP, "snapshot chains"),
+        ([0, "file", True, True, 5, 0], errno.EACCES, "outside the datastore"),
         ([0, "directory", False, False, 5, 0], errno.EOPNOTSUPP, "directory"),
         ([errno.EIO, "", False, False, 0, 0], errno.EIO, "cannot be looked at"),
     ],
@@ -170,15 +170,10 @@ async def test_what_is_wrong_there_is_that_images_trouble(
     assert words in bad.trouble.reason
 
 
-async def test_states_and_snapshots_are_judged_before_anybody_is_asked(make, bridged, there, far):
-    images = [
-        there(1, state=ImageState.LOCKED),
-        there(2, snapshots=(Snapshot(0, "first", 0, 1, -1, True),)),
-        there(3, state=ImageState.USED_PERS),
-    ]
+async def test_states_are_judged_before_anybody_is_asked(make, bridged, there, far):
+    images = [there(1, state=ImageState.LOCKED), there(3, state=ImageState.USED_PERS)]
     holdings = await make().holdings(bridged(LN_TARGET="NONE"), images)
-    numbers = [h.trouble.errno for h in holdings]
-    assert numbers == [errno.EBUSY, errno.EOPNOTSUPP, errno.EBUSY]
+    assert [h.trouble.errno for h in holdings] == [errno.EBUSY, errno.EBUSY]
     assert all(not json.loads(r.body)["paths"] for r in far.requests)
 
 
@@ -238,6 +233,22 @@ async def test_a_directory_that_no_bridge_has_lists_its_images(make, bridged, th
         b'[[0, "file", false, false, 1, 0, "x"]]',
         b'[[0, "file", false, false, "1", 0, "/x"]]',
         b'[[0, "file", false, false, 1, 0, "/x"], [0, "file", false, false, 1, 0, "/x"]]',
+        *(
+            b'[[0, "file", false, %s, 1, 0, "/x"%s]]' % one
+            for one in [
+                (b"true", b""),
+                (b"false", b', ["x", "file", "", "", 1, 0, 0], []'),
+                (b"true", b", 5, []"),
+                (b"true", b", null, null"),
+                (b"true", b', ["x", "file", "", "", 1, 0, 0]'),
+                (b"true", b', ["x", "file", "", "", 1, 0, 0], 5'),
+                (b"true", b', ["x", "file", "", "", -1, 0, 0], []'),
+                (b"true", b', ["x", "file", "", "a", 1, 0, 0], []'),
+                (b"true", b', ["../x", "file", "", "", 1, 0, 0], []'),
+                (b"true", b', ["x", "file", "", "", 1, 0, 0], [["..", "file", "", "", 1, 0, 0]]'),
+                (b"true", b', ["x", "file", "", "", 1, 0, 0], [' + b"[]," * 300 + b"[]]"),
+            ]
+        ),
     ],
 )
 async def test_an_answer_that_makes_no_sense(bridged, there, body):

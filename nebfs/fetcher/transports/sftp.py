@@ -3,8 +3,8 @@
 Address: ``sftp://HOST[,HOST...]/absolute/path`` without a symbolic link in it; it names the place,
 whichever host answers. Option ``bridges``: the hosts to ask, in this order, as
 ``[user@]host[:port]`` with spaces between; without it the address's own. Options ``identity`` and
-``known-hosts``: files to use instead of the usual ones. ``call`` knows the method LOOK, see
-sftp_looking.py; its body may name the same options.
+``known-hosts``: files to use instead of the usual ones. ``call`` knows the methods LOOK, see
+sftp_looking.py, and LIST, see sftp_directories.py; their body may name the same options.
 
 A file's version is its length and its time of modification. Behind each group of reads the open
 file is asked for both, and only then a byte of them counts: SFTP answers in order.
@@ -28,6 +28,7 @@ from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest, Filled
 from nebfs.fetcher.pouring import Pour, Vessel, clipped, feed
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.slots import Buffers
+from nebfs.fetcher.transports.sftp_directories import list_directories
 from nebfs.fetcher.transports.sftp_hosts import Hosts, hosts_of
 from nebfs.fetcher.transports.sftp_looking import look
 from nebfs.fetcher.transports.sftp_sessions import Session
@@ -47,6 +48,8 @@ FAR, BURST = 0.002, 12 << 10
 it is not among the first bytes anyway."""
 
 Ranges = Sequence[tuple[int, int]]
+
+_METHODS = {"LIST": list_directories, "LOOK": look}
 
 
 class _Tally:
@@ -96,6 +99,9 @@ class Sftp:
         tally = _Tally(listener, request.slot_size)
 
         async def work(session: Session) -> Revision:
+            if expected is None:
+                # What is kept open may have lost its name to another file.
+                session.forget(parts.path)
             rest = tally.rest(request.ranges)
             if request.ranges and not rest and expected is not None:
                 return expected
@@ -111,8 +117,9 @@ class Sftp:
         return await self._hosts.ask(hosts, work)
 
     async def call(self, request: CallRequest) -> CallAnswer:
-        """Answer LOOK; see messages.CallRequest and sftp_looking.py."""
-        if request.method != "LOOK":
+        """Answer LOOK or LIST; see messages.CallRequest and _METHODS."""
+        answered = _METHODS.get(request.method)
+        if answered is None:
             raise Unsupported("SFTP knows no such method", method=request.method)
         try:
             asked = json.loads(request.body)
@@ -123,7 +130,7 @@ class Sftp:
         hosts = hosts_of(options, urlsplit(request.url).netloc)
         try:
             async with asyncio.timeout(request.timeout):
-                body = await self._hosts.ask(hosts, lambda session: look(session, base, paths))
+                body = await self._hosts.ask(hosts, lambda session: answered(session, base, paths))
         except TimeoutError as exc:
             raise Unreachable("no answer in time", after=request.timeout) from exc
         if len(body) > request.max_body:

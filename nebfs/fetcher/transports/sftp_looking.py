@@ -4,6 +4,10 @@ The far counterpart of datastores/look.py. What is asked: JSON ``{"base": direct
 [...]}``, all paths below the base as text. What is answered: for each path ``[errno, kind, outside,
 chained, size, modified_ns, resolved path]``; the numbers and texts of an errno other than 0 mean
 nothing. SFTP knows whole seconds only, and little of errors: a link that leads to itself is ENOENT.
+
+A file with a ``.snap`` directory beside it is chained. If it is a link, it is not resolved, and
+behind the rest follow its own entry, as sftp_directories.py has them, and the list of those in the
+directory, or null if there are too many.
 """
 
 from __future__ import annotations
@@ -17,21 +21,14 @@ import stat
 from typing import Any
 
 from nebfs.errors import Missing, Refused, Unreachable
+from nebfs.fetcher.transports.sftp_directories import KINDS, Entry, Reader, together
 from nebfs.fetcher.transports.sftp_sessions import Session, encoded
 
 PARALLEL = 64
 """Files looked at at once: a round trip of 20 ms is then paid for sixty of them together."""
 
-_KINDS = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFBLK: "block device",
-    stat.S_IFCHR: "character device",
-    stat.S_IFIFO: "pipe",
-    stat.S_IFSOCK: "socket",
-}
-
 Looked = tuple[int, str, bool, bool, int, int, str]
+Chained = tuple[int, str, bool, bool, int, int, str, Entry, list[Entry] | None]
 
 
 async def look(session: Session, base: str, paths: list[str]) -> bytes:
@@ -40,17 +37,11 @@ async def look(session: Session, base: str, paths: list[str]) -> bytes:
     looking = _Looking(session, real_base)
     gate = asyncio.Semaphore(PARALLEL)
 
-    async def one(path: str) -> Looked:
+    async def one(path: str) -> Looked | Chained:
         async with gate:
             return await looking.at(path)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(path)) for path in paths]
-    except BaseExceptionGroup as failures:
-        first = failures.exceptions[0]
-        raise first from first.__cause__
-    return json.dumps([task.result() for task in tasks]).encode()
+    return json.dumps(await together(map(one, paths))).encode()
 
 
 class _Looking:
@@ -58,8 +49,9 @@ class _Looking:
         self._session = session
         self._base = base
         self._parents: dict[str, asyncio.Task[str]] = {}
+        self._reader = Reader(session)
 
-    async def at(self, path: str) -> Looked:
+    async def at(self, path: str) -> Looked | Chained:
         """Look at one path; what is wrong with it alone is part of the answer."""
         try:
             return await self._at(path)
@@ -72,7 +64,7 @@ class _Looking:
                 raise
             return _failed(errno.EIO, path)
 
-    async def _at(self, path: str) -> Looked:
+    async def _at(self, path: str) -> Looked | Chained:
         session, client = self._session, self._session.client
         parent, name = posixpath.split(path)
         if parent not in self._parents:
@@ -85,15 +77,24 @@ class _Looking:
             chained = await self._is_directory(beside)
         finally:
             beside.cancel()
-        if stat.S_ISLNK(found.permissions or 0):
+        if stat.S_ISLNK(found.permissions or 0) and not chained:
             real = await _resolved(session, real)
             found = await session.ask(client.lstat, encoded(real))
-        kind = _KINDS.get(stat.S_IFMT(found.permissions or 0), "thing of an unknown kind")
+        kind = KINDS.get(stat.S_IFMT(found.permissions or 0), "thing of an unknown kind")
         outside = not real.startswith("/" if self._base == "/" else f"{self._base}/")
         modified = (found.mtime or 0) * 10**9 + (found.mtime_ns or 0)
         if found.size is None or found.mtime is None:
             return _failed(errno.EIO, path)
-        return 0, kind, outside, chained, found.size, modified, real
+        looked = 0, kind, outside, chained, found.size, modified, real
+        if not chained or outside:
+            return looked
+        inside = await self._reader.inside(f"{real}.snap")
+        # As a persistent qcow2 image without snapshots is left: nothing but links beside it.
+        alone = inside is not None and all(entry[1] == "link" for entry in inside)
+        source = await self._reader.entry(real, found, unread=alone)
+        if source is None:
+            return _failed(errno.ENOENT, path)
+        return (*looked, source, inside)
 
     async def _is_directory(self, task: asyncio.Task[Any]) -> bool:
         try:
