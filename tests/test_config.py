@@ -307,6 +307,26 @@ def test_directories_to_show_must_be_named(file, directory):
     assert "datastores.directories" in text
 
 
+@pytest.mark.parametrize("name", ["iqn.2026-01.org.example:nebfs", "eui.02004567A425678D", ""])
+def test_how_storage_arrays_are_reached(file, name):
+    written = file(f'[datastores]\niscsi_initiator = "{name}"\narray_devices = ["/dev/mapper"]\n')
+    arrays = load(written, {}).datastores.arrays
+    assert arrays == {"initiator": name, "directories": ("/dev/mapper",)}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'iscsi_initiator = "nebfs"',
+        'iscsi_initiator = "iqn.2026-01.x:a/b"',
+        'array_devices = ["dev/mapper"]',
+        'array_devices = ["/"]',
+    ],
+)
+def test_storage_arrays_that_cannot_be_reached_so(file, line):
+    assert line.split(" ")[0] in problem(config_file=file(f"[datastores]\n{line}\n"))
+
+
 def test_system_datastores_are_empty_unless_told_otherwise(file):
     assert load(None, {}).system_datastores == "empty"
     written = file('system_datastores = "poweroff"\n')

@@ -185,7 +185,7 @@ def address_of(portal: str, target: str, lun: object) -> str:
     if found is None or not _NAME.fullmatch(target):
         return ""
     port = int(found[2] or ISCSI_PORT)
-    if not 0 < port < 65536 or not isinstance(lun, int) or not 0 <= lun <= _MAX_LUN:
+    if not 0 < port < 65536 or type(lun) is not int or not 0 <= lun <= _MAX_LUN:
         return ""
     return f"iscsi://{found[1]}:{port}/{target}/{lun}"
 

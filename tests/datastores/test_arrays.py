@@ -438,6 +438,7 @@ async def test_a_lun_behind_a_protocol_endpoint_is_not_one_to_read(purefa, datas
         ("host", ontap_fake.TARGET, -1),
         ("host", ontap_fake.TARGET, "1"),
         ("host", ontap_fake.TARGET, None),
+        ("host", ontap_fake.TARGET, True),
         ("host", ontap_fake.TARGET, 1 << 20),
     ],
 )

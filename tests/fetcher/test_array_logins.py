@@ -303,6 +303,23 @@ def test_a_session_that_ends_between_two_parts_is_had_anew(vcenter, settings, ma
     assert vcenter.logins == 2
 
 
+def test_a_file_that_is_refused_collects_no_sessions(vcenter, settings, make_target, data):
+    target = make_target(data)
+    vcenter.broken["one/1/one-1-flat.vmdk"] = Told(401)
+
+    async def fetch(transport):
+        for _ in range(3):
+            with pytest.raises(Refused, match="refuses access"):
+                await transport.fetch(
+                    request_of(target, vcenter, (0, 1)), target.fd, target.listener()
+                )
+            assert len(vcenter.sessions) == 1
+
+    run("vsphere", settings(), fetch)
+    target.check_untouched()
+    assert not vcenter.sessions
+
+
 def test_a_wrong_password_of_a_vcenter(vcenter, settings, make_target, data):
     target = make_target(data)
 
