@@ -281,6 +281,7 @@ def _datastore_drivers(settings: Settings, fetcher: FetcherProcess) -> Datastore
             "lvm": {"mode": settings.datastores.lvm_mode},
             "netapp": settings.datastores.arrays,
             "purefa": settings.datastores.arrays,
+            "rsync": settings.datastores.ssh,
             "virtiofs": {"directories": settings.datastores.directories},
         },
         mappings=settings.datastores.mappings,

@@ -2,12 +2,14 @@
 
 What lives here: the protocol that every driver follows (``driver``), the table of drivers
 (``registry``), which images may be read in which state (``state``), the front-end's paths on this
-machine and the check that a path stays inside its datastore (``places``), and the drivers:
+machine and the check that a path stays inside its datastore (``places``), which files of an image
+build on which (``chains``, ``increments``), and the drivers:
 ``ceph``, ``filesystem`` (DS_MAD fs) and ``unsupported`` for everything else.
 
 What does not: reading bytes and telling formats (content's), the list of images (opennebula's),
 deadlines and what to show while a datastore is down (the catalog's). Drivers return data, never
-readers. They look at files (lstat, readdir) and never open one.
+readers. They look at files (lstat, readdir); of a qcow2 file that has snapshots beside it, and of
+those, they read the header, and open nothing else.
 
 Who may import it: catalog, and rooms above it. Never marketplaces.
 
