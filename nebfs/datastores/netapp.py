@@ -37,7 +37,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE
 _SERIAL = re.compile(r"[\x21-\x7e]{12}")
 _PAGE = 1000
 _MOST_PAGES = 100
-_FIELDS = "serial_number,space.size,status,location,lun_maps,create_time"
+_FIELDS = "serial_number,space.size,status,location,lun_maps,create_time,svm.uuid"
 
 Query = list[tuple[str, str]]
 
@@ -110,7 +110,8 @@ class Ontap:
         if not groups:
             return {}
         services = await self._records(
-            f"{_SAN}/iscsi/services", [*self._svm, ("enabled", "true"), ("fields", "target.name")]
+            f"{_SAN}/iscsi/services",
+            [*self._svm, ("enabled", "true"), ("fields", "target.name,svm.uuid")],
         )
         targets = {_text(r, "svm", "uuid"): _text(r, "target", "name") for r in services}
         portals = await self._records(

@@ -3,9 +3,10 @@
 The description: https://docs.netapp.com/us-en/ontap-restapi/ , which the package netapp-ontap 9.19
 holds with examples. What of it is here:
 
-- storage/luns (endpoint overview, "Retrieving details for a specific LUN"): the records' form; an
-  expensive field such as ``lun_maps`` comes only when ``fields`` names it; ``serial_number`` has
-  twelve characters; a filter's value may have ``*`` in it.
+- storage/luns (endpoint overview, "Retrieving details for a specific LUN"): the records' form;
+  ``serial_number`` has twelve characters. A record of a collection has its identifiers and what
+  ``fields`` names ("Retrieving LUNs"; "Requesting specific fields"), and a filter's value may have
+  ``*`` in it (docs.netapp.com/us-en/ontap-automation/rest/input_variables.html).
 - protocols/san/igroups: ``initiators.name`` filters; groups report nested groups' initiators, too.
 - protocols/san/iscsi/services ("Retrieving details"): ``target.name``.
 - network/ip/interfaces: ``services`` with ``data_iscsi``, ``ip.address``, ``location.node.name``.
@@ -28,7 +29,6 @@ from tests.fetcher.service import Asked, Told
 SVM = "6bf967fd-2a1c-11e9-b682-005056bbc17d"
 GROUP = "2b9d57e1-2a66-11e9-b682-005056bbc17d"
 TARGET = "iqn.1992-08.com.netapp:sn.6bf967fd2a1c11e9b682005056bbc17d:vs.3"
-EXPENSIVE = ("lun_maps",)
 
 _PATHS = {
     "/api/storage/luns": "luns",
@@ -143,7 +143,15 @@ def _error(status: int, code: str, message: str) -> Told:
 
 
 def _shown(record: dict[str, Any], fields: list[str]) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k not in EXPENSIVE or k in fields}
+    shown: dict[str, Any] = {}
+    for field_name in ("uuid", "name", "svm.name", *fields):
+        source, target = record, shown
+        *path, last = field_name.split(".")
+        for key in path:
+            source, target = source.get(key, {}), target.setdefault(key, {})
+        if last in source:
+            target[last] = source[last]
+    return shown
 
 
 def _fits(record: dict[str, Any], filters: dict[str, str]) -> bool:
