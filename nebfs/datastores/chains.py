@@ -97,7 +97,8 @@ class Files:
         links = (self._entries[name] for name in numbered)
         if any(e.kind == "link" and _last(e.text) == self._source.name for e in links):
             return True
-        return self._transfer in _LINKING and top.is_qcow2
+        # One that may not be read is not taken for a copy: then SOURCE would be the wrong content.
+        return self._transfer in _LINKING and (top.is_qcow2 or top.failed != 0)
 
     def _beneath(self, entry: Entry) -> tuple[Entry, ...]:
         found: list[Entry] = []
@@ -149,7 +150,8 @@ class Files:
             return self._source
         if slash and within != "." and not within.endswith(SNAP):
             raise Refused("a file of it builds on one that is outside of it", name=shown)
-        if within.removesuffix(SNAP) in self._others and within != f"{own}{SNAP}":
+        owner = within.removesuffix(SNAP)
+        if owner not in {within, own} and owner in self._others:
             raise Refused("a file of it builds on one of another image", name=shown)
         found = self._entries.get(name)
         if found is None and (merged := self._entries.get(f"{name}{CURRENT}")) is not None:

@@ -153,6 +153,13 @@ async def test_a_chain_of_local(look, disk, tmp_path):
     whole(holding, disk, tmp_path)
 
 
+async def test_images_without_a_file_do_not_stand_in_the_way(look, disk, image):
+    disk.local(2)
+    others = [image(2, source=""), image(3, source=f"{THEIRS}/")]
+    holding = await look(disk, transfer="local", others=others)
+    assert paths_of(holding.content) == ["2", "1", "0"]
+
+
 async def test_what_the_link_of_local_says_counts_not_the_highest_number(look, disk, tmp_path):
     disk.local(2)
     create(disk.snap / "7", "0")
@@ -449,17 +456,24 @@ async def test_many_chains_take_few_questions(driver, datastore, image, base, fa
     assert len(asked) == int(far)
 
 
-async def test_a_file_that_may_not_be_read_is_its_images_trouble(look, disk, monkeypatch):
+@pytest.mark.parametrize("unreadable", ["1", "2"])
+async def test_a_file_that_may_not_be_read_is_its_images_trouble(
+    look, disk, monkeypatch, unreadable
+):
     disk.shared(2)
+    # Without the links only the newest file tells that it is a chain.
+    (disk.snap / "0").unlink()
+    (disk.snap / disk.snap.name).unlink()
+    rename_backing(disk.snap / "1", disk.name)
     read, read_far = entries._read, sftp_directories.Reader._read
 
     def refused(at, fd):
-        if at == "1":
+        if at == unreadable:
             raise PermissionError(errno.EACCES, "no")
         return read(at, fd)
 
     async def refused_far(reader, path):
-        if path.endswith("/1"):
+        if path.endswith(f"/{unreadable}"):
             raise Refused("no")
         return await read_far(reader, path)
 
@@ -468,7 +482,8 @@ async def test_a_file_that_may_not_be_read_is_its_images_trouble(look, disk, mon
     holding = await look(disk)
     assert holding.trouble.errno == errno.EACCES
     assert "may not be read" in holding.trouble.reason
-    assert [part.trouble is None for part in holding.snapshots] == [True, False]
+    second = holding.snapshots[1]
+    assert (second.trouble is None) == (unreadable == "2")
 
 
 def test_the_two_ends_agree_on_what_they_look_at():
