@@ -1,8 +1,8 @@
 """Datastores of which an administrator has said where their images are: ``[datastores.mappings]``.
 
 For storage that nebfs has no driver for, or none that does what is wanted. See mapping.py for what
-can be written. A file is read in place and never outside of the directory that the mapping begins
-with; what is elsewhere is read over HTTP or SFTP.
+can be written. A file or a block device is read in place, and never outside of the directory that
+the mapping begins with (for a device in /dev: of that). What is elsewhere is read by HTTP or SFTP.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import trio
 from nebfs.datastores.bridges import Elsewhere
 from nebfs.datastores.look import Looked, look
 from nebfs.datastores.mapping import Place, Unfit
+from nebfs.datastores.places import is_inside
 from nebfs.datastores.state import listed, trouble_of
 from nebfs.errors import Unreachable, Unsupported
 from nebfs.fetcher.messages import Call
@@ -39,6 +40,12 @@ _FAR_BATCH = 2000
 """Files that are looked at on another machine with one question."""
 
 _DISK_TROUBLE = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.EREMOTEIO})
+
+
+_DEV = "/dev"
+_OUTSIDE = Trouble(
+    errno.EACCES, "its file is a link that leads out of the directory of the mapping"
+)
 
 
 class MappedDatastore:
@@ -100,7 +107,7 @@ class MappedDatastore:
             raise Unreachable("the disk gives errors", path=self._place.directory)
         contents: dict[int, Content | Trouble] = {}
         for number, path in names.items():
-            contents[number] = path if isinstance(path, Trouble) else _local(found[number])
+            contents[number] = path if isinstance(path, Trouble) else _local(found[number], path)
         return contents
 
     async def _there(self, names: Mapping[int, str | Trouble]) -> dict[int, Content | Trouble]:
@@ -156,11 +163,18 @@ def _holding(image: Image, found: Content | Trouble) -> Holding:
         version="" if found.revision is not None else f"{image.regtime}.{image.modtime}",
         revision=found.revision,
         allocated=found.allocated,
+        volatile=found.volatile,
     )
     return Holding(image, content)
 
 
-def _local(looked: Looked) -> Content | Trouble:
+def _local(looked: Looked, path: str) -> Content | Trouble:
+    if looked.kind == "block device" and not looked.failed:
+        # Directories in /dev are full of links that lead out of them, and root's alone.
+        if looked.outside and not (is_inside(path, _DEV) and is_inside(looked.path, _DEV)):
+            return _OUTSIDE
+        # Not what a link leads to: that is given a new name at each start.
+        return Content(Locator("device", path), volatile=True)
     trouble = _trouble(looked, "this machine")
     if trouble is not None:
         return trouble
@@ -196,9 +210,7 @@ def _trouble(looked: Looked, where: str) -> Trouble | None:
         case other:
             return Trouble(errno.EIO, f"its file cannot be looked at (error {other})")
     if looked.outside:
-        return Trouble(
-            errno.EACCES, "its file is a link that leads out of the directory of the mapping"
-        )
+        return _OUTSIDE
     if looked.kind != "file":
         return Trouble(errno.EOPNOTSUPP, f"it is a {looked.kind}: nebfs reads only files here")
     return None

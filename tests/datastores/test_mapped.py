@@ -9,6 +9,8 @@ import os
 import pytest
 
 from nebfs.datastores import DatastoreDrivers
+from nebfs.datastores import mapped as mapped_module
+from nebfs.datastores.look import Looked
 from nebfs.datastores.mapping import Place, Unfit
 from nebfs.errors import Unreachable, Unsupported
 from nebfs.fetcher.messages import CallAnswer
@@ -184,6 +186,35 @@ async def test_what_is_no_file_or_not_there_says_so(tmp_path):
     assert "has nothing for {name}" in nameless.trouble.reason
 
 
+def device(path, *, outside=False):
+    def look(_, paths):
+        real = path or paths[0]
+        return tuple(Looked(real, kind="block device", outside=outside) for _ in paths)
+
+    return look
+
+
+@pytest.mark.parametrize(
+    ("mapping", "real", "outside", "allowed"),
+    [
+        ("/dev/storpool/{id}", "/dev/sp-0", True, True),
+        ("/dev/storpool/{id}", "", False, True),
+        ("/srv/devices/{id}", "", False, True),
+        ("/srv/devices/{id}", "/dev/sda", True, False),
+        ("/dev/storpool/{id}", "/srv/device", True, False),
+    ],
+)
+async def test_a_block_device_is_read_as_one(monkeypatch, mapping, real, outside, allowed):
+    monkeypatch.setattr(mapped_module, "look", device(real, outside=outside))
+    holding = await only(mapping, image(regtime=1))
+    if not allowed:
+        assert (holding.trouble.errno, holding.content) == (errno.EACCES, None)
+        return
+    content = holding.content
+    assert (content.locator.transport, content.locator.address) == ("device", mapping[:-4] + "1")
+    assert (content.revision, content.volatile, content.version) == (None, True, "1.0")
+
+
 async def test_two_images_at_one_place_show_neither(tmp_path):
     (tmp_path / "disk").write_bytes(b"whose?")
     holdings = await mapped(f"{tmp_path}/{{name}}", image(1), image(2))
@@ -199,11 +230,8 @@ async def test_states_count_as_they_do_anywhere(tmp_path):
 
 
 async def test_a_disk_that_gives_errors_is_the_datastore_s_trouble(tmp_path, monkeypatch):
-    from nebfs.datastores import mapped as module
-    from nebfs.datastores.look import Looked
-
     monkeypatch.setattr(
-        module, "look", lambda _, paths: tuple(Looked(path, errno.EIO) for path in paths)
+        mapped_module, "look", lambda _, paths: tuple(Looked(path, errno.EIO) for path in paths)
     )
     with pytest.raises(Unreachable):
         await mapped(f"{tmp_path}/{{id}}", image())
