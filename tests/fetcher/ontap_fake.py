@@ -148,7 +148,7 @@ def _shown(record: dict[str, Any], fields: list[str]) -> dict[str, Any]:
         source, target = record, shown
         *path, last = field_name.split(".")
         for key in path:
-            source, target = source.get(key, {}), target.setdefault(key, {})
+            source, target = source.get(key) or {}, target.setdefault(key, {})
         if last in source:
             target[last] = source[last]
     return shown

@@ -6,6 +6,7 @@ What it answers is a plain function: tests that need no network call that themse
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import subprocess
 import threading
@@ -79,6 +80,16 @@ def make_certificates(home: Path) -> None:
     subprocess.run(["sh", "-e", "-c", script], cwd=home, check=True, capture_output=True)
 
 
+async def sockets_closed() -> None:
+    """Wait until nothing of this loop is open: TLS goes on for a while after close()."""
+    sockets = asyncio.get_running_loop()._selector.get_map()
+    async with asyncio.timeout(20):
+        while len(sockets) > 1:  # noqa: ASYNC110 - one wakes the loop up; nothing tells
+            await asyncio.sleep(0.001)
+    for _ in range(10):  # asyncio closes a socket some turns after it has left it
+        await asyncio.sleep(0)
+
+
 class Service:
     """Answers by `respond`, one request at a time; `home` has the certificates."""
 
@@ -120,12 +131,12 @@ class Service:
     async def _stop(self) -> None:
         transports = [one.transport for one in self._server.connections]
         await self._runner.cleanup()
-        # TLS would wait for a goodbye; and asyncio closes a socket some turns of its loop later.
+        # TLS would wait for a goodbye.
         for transport in transports:
             if transport is not None:
-                transport.abort()
-        for _ in range(10):
-            await asyncio.sleep(0)
+                with contextlib.suppress(AttributeError):  # asyncio 3.11, of one that has gone
+                    transport.abort()
+        await sockets_closed()
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:
         asked = Asked.of(

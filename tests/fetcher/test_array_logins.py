@@ -22,7 +22,7 @@ from nebfs.fetcher.transports.purity import FlashArrays
 from nebfs.model import Locator, Revision
 from tests.fetcher.ontap_fake import OntapFake
 from tests.fetcher.purity_fake import PurityFake
-from tests.fetcher.service import Service, Told, make_certificates
+from tests.fetcher.service import Service, Told, make_certificates, sockets_closed
 from tests.fetcher.vsphere_fake import VsphereFake
 
 PATIENT = FetcherSettings(stall_timeout=15, connect_timeout=10, trust_env=False)
@@ -81,6 +81,7 @@ def run(name, settings, work):
             return await work(transport)
         finally:
             await transport.aclose()
+            await sockets_closed()
 
     return asyncio.run(running())
 
@@ -225,6 +226,7 @@ def test_a_token_that_is_refused_is_not_tried_again_at_once(serve, settings):
                 assert fake.logins == logins
         finally:
             await connections.aclose()
+            await sockets_closed()
 
     asyncio.run(ask())
 
