@@ -19,6 +19,7 @@ the stacks and shares them between open files.
 With the setting ``fill``, filling.py orders what nobody has asked for, when nobody is in the way.
 
 Bytes on this machine have a one-layer stack, with neither fetcher nor cache: layers/here.py.
+A directory that is shared with others is no image at all: beneath.py reads it as it is.
 
 Concurrency: readers run in the task of whoever reads. Orders run in a nursery of their object, so
 that a reader who goes away does not take away what others wait for. No lock is held while bytes

@@ -3,13 +3,14 @@
 What lives here: the protocol that every driver follows (``driver``), the table of drivers
 (``registry``), which images may be read in which state (``state``), the front-end's paths on this
 machine and the check that a path stays inside its datastore (``places``), which files of an image
-build on which (``chains``, ``increments``), and the drivers:
-``ceph``, ``filesystem`` (DS_MAD fs) and ``unsupported`` for everything else.
+build on which (``chains``, ``increments``), and the drivers: ``ceph``, ``filesystem`` (DS_MAD fs)
+and others, ``mapped`` for those of which only the configuration says where their images are, and
+``unsupported`` for everything else. The disks of VMs that do not run are ``system``'s.
 
 What does not: reading bytes and telling formats (content's), the list of images (opennebula's),
 deadlines and what to show while a datastore is down (the catalog's). Drivers return data, never
-readers. They look at files (lstat, readdir); of a qcow2 file that has snapshots beside it, and of
-those, they read the header, and open nothing else.
+readers. They look at files (lstat, readdir); of a qcow2 file that has snapshots beside it, of
+those, and of a VM's qcow2 disk they read the header, and open nothing else.
 
 Who may import it: catalog, and rooms above it. Never marketplaces.
 
