@@ -313,7 +313,9 @@ async def test_the_kernel_says_which_volume_a_device_is(
 def test_the_kernels_word_for_a_volume_is_read(tmp_path, loop, monkeypatch):
     said = tmp_path / "uuid"
     real = open
-    monkeypatch.setattr("builtins.open", lambda p, *a: real(said if "/dm/" in str(p) else p, *a))
+    monkeypatch.setattr(
+        "builtins.open", lambda p, *a, **k: real(said if "/dm/" in str(p) else p, *a, **k)
+    )
     fd = os.open(loop.path, os.O_RDONLY)
     for text, etag in [
         ("LVM-" + "G" * 32 + "V" * 32, "lv:" + "V" * 32),

@@ -7,8 +7,9 @@ missing). Sources, from the cache down: ``retried`` (tries again what is tempora
 fetcher process); above them, with the setting ``fill``, ``noticed`` (knows when a place is idle).
 What is on this machine is a whole stack by itself, chosen by ``here``: ``inplace`` (a file, or a
 block device with ``devices``), ``activated`` (an LVM volume, made active while it is read),
-``extents`` (one that is not active, read from its disks). So is ``uncached``, for what others write
-to meanwhile. Over any kind of stack, ``qcow2`` answers with the disk inside a file.
+``extents`` (one that is not active, read from its disks); ``waiting`` has their threads. So is
+``uncached``, for what others write to meanwhile. Over any kind of stack, ``qcow2`` answers with the
+disk inside a file.
 
 A warm read is answered by ``cached`` alone: the layers above pass its ``warm`` on as their own,
 unless they have something to add to it.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,10 +72,10 @@ class Activations:
         self._keeping = False
 
     async def open(
-        self, name: str, path: str, etag: str, opened: Callable[[], InPlace]
+        self, name: str, path: str, etag: str, opened: Callable[[], Awaitable[InPlace]]
     ) -> Activated:
         """Have the volume `name` active and return a reader of it. `etag` says which volume is
-        meant; `opened` opens `path`, in a thread.
+        meant; `opened` opens `path`.
 
         Raises Busy (somebody is changing the group), Changed (another volume has the name now),
         TimedOut, or what LVM or `opened` raises.
@@ -91,7 +91,7 @@ class Activations:
             await done.wait()
             if failed:
                 raise failed[0]
-            below = await trio.to_thread.run_sync(opened, limiter=_threads)
+            below = await opened()
             volume.readers.append(below)
         finally:
             volume.waiting -= 1

@@ -17,10 +17,8 @@ import stat
 import struct
 from collections.abc import Callable
 
-import trio
-
-from nebfs.blocks.blockfile import disk_threads
 from nebfs.content.layers.inplace import InPlace, open_read_only
+from nebfs.content.layers.waiting import opened
 from nebfs.errors import Missing, NebfsError, Refused
 from nebfs.model import Locator, Revision
 
@@ -61,25 +59,25 @@ async def open_reader(locator: Locator, revision: Revision, *, volatile: bool) -
 
     Raises Missing, Refused, NebfsError, or Changed (it is another one than was listed).
     """
-
-    def opened() -> int:
-        return open_device(locator.address, fresh=volatile)
-
-    fd = await trio.to_thread.run_sync(opened, limiter=disk_threads)
-    return reader(fd, revision, volatile=volatile)
+    place = locator.address
+    fd = await opened(place, lambda: open_device(locator.address, fresh=volatile))
+    return reader(fd, revision, place=place, volatile=volatile)
 
 
 def reader(
     fd: int,
     revision: Revision,
     *,
+    place: str,
     volatile: bool,
     look: Callable[[int], Revision] = revision_of,
 ) -> InPlace:
     """Return a reader of the device that is open as `fd`, which it closes. Raises Changed."""
     if volatile:
-        return InPlace(fd, revision, volatile=True, look=look, read=read_fresh, cached=False)
-    return InPlace(fd, revision, look=look)
+        return InPlace(
+            fd, revision, place=place, volatile=True, look=look, read=read_fresh, cached=False
+        )
+    return InPlace(fd, revision, place=place, look=look)
 
 
 def open_device(path: str, *, fresh: bool) -> int:

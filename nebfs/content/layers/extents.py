@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 import trio
 
-from nebfs.blocks.blockfile import disk_threads
 from nebfs.content import lvm_report as report
 from nebfs.content.layers import devices
+from nebfs.content.layers.waiting import threads_of
 from nebfs.content.stack import ReaderFacts
 from nebfs.errors import BadAnswer, Busy, Changed, Missing, NebfsError, Unsupported
 from nebfs.model import Revision
@@ -82,6 +82,7 @@ class Extents:
         self._patience = patience
         self._fds: dict[int, int] = {}  # number of the device -> descriptor
         self._changing = threading.Lock()
+        self._opening = threading.Lock()
         self._closed = False
         self._layout: _Layout | None = None
         self._last_error = ""
@@ -96,7 +97,9 @@ class Extents:
         """
         self = cls(volume, patience)
         try:
-            await trio.to_thread.run_sync(self.find, limiter=disk_threads, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(
+                self.find, limiter=threads_of(self._group), abandon_on_cancel=True
+            )
             difference = revision.differs_from(self.revision)
             if difference:
                 raise Changed("the image's volume is another one now", what=difference)
@@ -162,11 +165,12 @@ class Extents:
     def _disk(self, path: str) -> int:
         fd = devices.open_device(path, fresh=True)
         number = os.fstat(fd).st_rdev
-        if self._closed or number in self._fds:
-            os.close(fd)
-        if self._closed:
-            raise Missing("the volume was closed meanwhile")
-        return self._fds.setdefault(number, fd)
+        with self._opening:
+            if self._closed or number in self._fds:
+                os.close(fd)
+            if self._closed:
+                raise Missing("the volume was closed meanwhile")
+            return self._fds.setdefault(number, fd)
 
     def _pieces(self, volume: report.Volume, disks: Mapping[str, report.Disk]) -> Iterator[_Piece]:
         if volume.kind != "linear":
@@ -196,7 +200,7 @@ class Extents:
         """Read in a thread. Raises as ``read``."""
         try:
             return await trio.to_thread.run_sync(
-                self.read, length, offset, limiter=disk_threads, abandon_on_cancel=True
+                self.read, length, offset, limiter=threads_of(self._group), abandon_on_cancel=True
             )
         except NebfsError as exc:
             self._last_error = str(exc)
@@ -208,9 +212,10 @@ class Extents:
 
     def close(self) -> None:
         """Let go of the disks."""
-        self._closed = True
-        while self._fds:
-            os.close(self._fds.popitem()[1])
+        with self._opening:
+            self._closed = True
+            while self._fds:
+                os.close(self._fds.popitem()[1])
 
     async def aclose(self) -> None:
         """Let go of the disks."""

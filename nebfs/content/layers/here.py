@@ -12,8 +12,7 @@ from typing import Final
 
 import trio
 
-from nebfs.blocks.blockfile import disk_threads
-from nebfs.content.layers import devices, inplace
+from nebfs.content.layers import devices, inplace, waiting
 from nebfs.content.layers.activated import Activations
 from nebfs.content.layers.extents import Extents
 from nebfs.content.layers.inplace import InPlace
@@ -78,13 +77,13 @@ class Here:
         options = dict(locator.options)
         volume, mode = options["volume"], options.get("mode", MODES[0])
 
-        def opened() -> InPlace:
-            return _opened(locator, volume, revision, volatile=volatile)
+        async def opened() -> InPlace:
+            return await _opened(locator, volume, revision, volatile=volatile)
 
         if mode == "activate":
             return await self._activations.open(volume, locator.address, revision.etag, opened)
         try:
-            return await trio.to_thread.run_sync(opened, limiter=disk_threads)
+            return await opened()
         except Busy:
             if mode != "extents":
                 raise
@@ -98,19 +97,23 @@ def _kind(locator: Locator) -> str:
     return locator.transport
 
 
-def _opened(locator: Locator, volume: str, revision: Revision, *, volatile: bool) -> InPlace:
-    """Open an active volume. Blocks. Raises Busy when it is not active."""
-    try:
-        fd = devices.open_device(locator.address, fresh=volatile)
-    except Missing as exc:
-        raise _inactive(volume) from exc
+async def _opened(locator: Locator, volume: str, revision: Revision, *, volatile: bool) -> InPlace:
+    """Open an active volume. Raises Busy when it is not active."""
+
+    def open_it() -> int:
+        try:
+            return devices.open_device(locator.address, fresh=volatile)
+        except Missing as exc:
+            raise _inactive(volume) from exc
+
+    fd = await waiting.opened(locator.address, open_it)
     # Where the kernel does not say which volume it is, its name and length have to do.
     etag = _etag_of(fd) or revision.etag
 
     def look(fd: int) -> Revision:
         return replace(devices.revision_of(fd), etag=etag)
 
-    return devices.reader(fd, revision, volatile=volatile, look=look)
+    return devices.reader(fd, revision, place=locator.address, volatile=volatile, look=look)
 
 
 def _inactive(volume: str) -> Busy:
@@ -133,7 +136,7 @@ def _etag_of(fd: int) -> str:
     number = os.fstat(fd).st_rdev
     entry = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/dm/uuid"
     try:
-        with open(entry) as file:
+        with open(entry, errors="replace") as file:
             said = file.read(256).strip()
     except OSError:
         return ""

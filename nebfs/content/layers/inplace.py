@@ -13,7 +13,8 @@ from typing import NoReturn
 
 import trio
 
-from nebfs.blocks.blockfile import SCRATCH, disk_threads
+from nebfs.blocks.blockfile import SCRATCH
+from nebfs.content.layers.waiting import opened, threads_of
 from nebfs.content.stack import ReaderFacts
 from nebfs.errors import Changed, Missing, NebfsError, Refused
 from nebfs.model import Locator, Revision
@@ -80,14 +81,17 @@ class InPlace:
         fd: int,
         revision: Revision,
         *,
+        place: str,
         volatile: bool = False,
         look: Callable[[int], Revision] = _revision,
         read: Callable[[int, int, int], bytes] = os.pread,
         cached: bool = True,
     ) -> None:
-        """`look` tells the version of what is open, `read` reads it (descriptor, length, offset).
-        `cached`: this machine's page cache may answer for it.
+        """`place`: what hangs with it, see waiting.py. `look` tells the version of what is open,
+        `read` reads it (descriptor, length, offset). `cached`: this machine's page cache may answer
+        for it.
         """
+        self._threads = threads_of(place)
         self._fd = fd
         self._volatile = volatile
         self._look = look
@@ -105,8 +109,9 @@ class InPlace:
     @classmethod
     async def open(cls, locator: Locator, revision: Revision, *, volatile: bool = False) -> InPlace:
         """Open the file. Raises Missing, Refused or Changed (it is another one than was listed)."""
-        fd = await trio.to_thread.run_sync(_opened, locator, limiter=disk_threads)
-        return cls(fd, revision, volatile=volatile)
+        place = os.path.dirname(locator.address)
+        fd = await opened(place, lambda: _opened(locator))
+        return cls(fd, revision, place=place, volatile=volatile)
 
     def _check(self) -> None:
         try:
@@ -140,7 +145,7 @@ class InPlace:
         """Read in a thread. Raises Changed, or NebfsError when the disk fails."""
         try:
             data = await trio.to_thread.run_sync(
-                self._read, self._fd, length, offset, limiter=disk_threads, abandon_on_cancel=True
+                self._read, self._fd, length, offset, limiter=self._threads, abandon_on_cancel=True
             )
         except OSError as exc:
             self._fail(exc)
