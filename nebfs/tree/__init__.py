@@ -12,10 +12,11 @@ Start reading in nodes.py (what there is), then tree.py (where it comes from), a
 directory that asks the network), names.py (the only place where names are made).
 
 Concurrency: everything runs on the trio thread. ``lookup`` and ``children`` answer from memory,
-except for a directory that is opened for the first time and has files of unknown length: it asks the
-places where the bytes are, in parallel, within a deadline. What is inside an image that is a
-directory (hostdir.py) is never in memory: each time the disk is asked, in threads. A new snapshot replaces nodes between two awaits, never during
-one: whoever awaits looks its node up again afterwards.
+except for a directory that is opened for the first time and has files of unknown length: it asks
+the places where the bytes are, in parallel, within a deadline. What is inside an image that is a
+directory (hostdir.py) is never in memory: each time the disk is asked, in threads. A new snapshot
+replaces nodes between two awaits, never during one: whoever awaits looks its node up again
+afterwards.
 """
 
 from nebfs.tree.nodes import ContentFile, Directory, Document, Link, Node
