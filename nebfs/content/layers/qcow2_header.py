@@ -131,10 +131,10 @@ def _backing_format(head: bytes, at: int) -> str:
 
 
 def _compression(head: bytes, features: int, header_length: int) -> str:
-    if not features & _COMPRESSION:
-        return _COMPRESSIONS[0]
-    number = head[104] if header_length > 104 and len(head) > 104 else -1
-    if number not in range(len(_COMPRESSIONS)):
+    number = head[104] if header_length > 104 and len(head) > 104 else 0
+    if bool(number) != bool(features & _COMPRESSION):
+        raise Damaged("the qcow2 image contradicts itself about its compression")
+    if number >= len(_COMPRESSIONS):
         raise Unsupported("the qcow2 image has a compression that nebfs does not know")
     return _COMPRESSIONS[number]
 
