@@ -54,7 +54,7 @@ def unpack_all(
 def _deflate(data: bytes | memoryview, size: int) -> bytes:
     try:
         found = isal_zlib.decompressobj(wbits=-15).decompress(data, size)
-    except isal_zlib.IsalError as exc:
+    except isal_zlib.error as exc:  # type: ignore[misc]  # its stubs make it an instance
         raise Damaged("a compressed cluster of the qcow2 image cannot be unpacked") from exc
     return _whole(found, size)
 
