@@ -1,7 +1,8 @@
 """What nebfs shows to which place: users, keys, certificates and proxies, out of one file.
 
 The file is TOML. Each table is named by an address, and holds for everything below it; where two
-do, the longer name counts. An address may also be ``s3://bucket``::
+do, the longer name counts. An address may also be ``s3://bucket``, and for repositories of backups
+``sftp://host/directory`` or ``file:///directory``::
 
     ["https://files.example.org/market"]
     user = "backup"
@@ -28,9 +29,12 @@ from urllib.parse import urlsplit
 
 from nebfs.errors import UserError
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_PATHS = frozenset(("password_file", "ca_file", "client_certificate", "client_key"))
-_SCHEMES = frozenset(("http", "https", "s3"))
+_DEFAULT_PORTS = {"http": 80, "https": 443, "sftp": 22}
+_FROM_FILES = ("password", "repository_password")
+_PATHS = frozenset(
+    (*(f"{name}_file" for name in _FROM_FILES), "ca_file", "client_certificate", "client_key")
+)
+_SCHEMES = frozenset(("http", "https", "s3", "sftp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,10 @@ class Access:
     bearer_token: str = field(default="", repr=False)
     api_token: str = field(default="", repr=False)
     """What a storage array gives a session for."""
+    repository_password: str = field(default="", repr=False)
+    """What a repository of restic is unlocked with."""
+    repository_password_file: str = ""
+    """Its first line is that password."""
     ca_file: str = ""
     """PEM file of the authorities that the place's certificate is to be from."""
     client_certificate: str = ""
@@ -115,8 +123,10 @@ class Accesses:
 def _taken_apart(address: str) -> tuple[_Place, str]:
     parts = urlsplit(address)
     scheme = parts.scheme.lower()
+    if scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        return (scheme, "", 0), parts.path
     if scheme not in _SCHEMES or not parts.hostname:
-        raise ValueError("it is not an address of http, https or s3")
+        raise ValueError("it is not an address of http, https, s3, sftp or a file")
     # A bucket's name is not a host's: its letters count as they are.
     host = parts.netloc if scheme == "s3" else parts.hostname.rstrip(".")
     port = 0 if scheme == "s3" else parts.port or _DEFAULT_PORTS[scheme]
@@ -178,16 +188,18 @@ def _access(path: Path, address: str, entry: object) -> Access:
             found[name] = str((path.parent / Path(value).expanduser()).absolute())
         else:
             found[name] = value
-    if found.get("password_file"):
-        found["password"] = _first_line(where, str(found["password_file"]))
+    for name in _FROM_FILES:
+        if found.get(f"{name}_file"):
+            found[name] = _first_line(where, name, str(found[f"{name}_file"]))
     for name in _PATHS & found.keys():
         if found[name] and not os.access(str(found[name]), os.R_OK):
             raise UserError(f"{where}: {name.replace('_', '-')}: {found[name]} cannot be read")
     return Access(**found)  # type: ignore[arg-type]  # each was compared with its field's type
 
 
-def _first_line(where: str, path: str) -> str:
+def _first_line(where: str, name: str, path: str) -> str:
     try:
         return Path(path).read_text("utf-8").partition("\n")[0].rstrip("\r")
     except (OSError, UnicodeDecodeError) as exc:
-        raise UserError(f"{where}: password-file: {path} cannot be read") from exc
+        said = f"{name.replace('_', '-')}-file"
+        raise UserError(f"{where}: {said}: {path} cannot be read") from exc

@@ -21,8 +21,10 @@ T = TypeVar("T")
 class Threads:
     """Runs at most `limit` calls at a time; one that was given up counts until it is over."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, late: str = "the cluster does not answer") -> None:
+        """`late` says what it means when a call does not come back."""
         self._free = asyncio.Semaphore(limit)
+        self._late = late
 
     async def run(
         self, work: Callable[[], T], *, within: float, discard: Callable[[T], object] | None = None
@@ -37,7 +39,7 @@ class Threads:
                 await self._free.acquire()
                 return await self._started(work, discard)
         except TimeoutError as exc:
-            raise Unreachable("the cluster does not answer", after=within) from exc
+            raise Unreachable(self._late, after=within) from exc
 
     def _started(
         self, work: Callable[[], T], discard: Callable[[T], object] | None
@@ -64,7 +66,7 @@ class Threads:
                 failure = exc
             tell(loop, settle, result, failure)
 
-        threading.Thread(target=call, name="rbd", daemon=True).start()
+        threading.Thread(target=call, name="blocking", daemon=True).start()
         return future
 
 
