@@ -1,9 +1,10 @@
 """``ceph``: images are RBD images of one pool of a Ceph cluster.
 
-SOURCE is ``POOL/one-<ID>``. The bridges that OpenNebula uses have a key of the cluster, and this
-machine needs one of its own: what the settings say about the datastore comes first, then what they
-say about all, then the datastore's CEPH_USER, CEPH_CONF and CEPH_KEY (paths on the bridges: used
-where there is such a file here), then Ceph's own defaults.
+SOURCE is ``POOL/one-<ID>``; its snapshots are RBD's own, called by their ids. The bridges that
+OpenNebula uses have a key of the cluster, and this machine needs one of its own: what the settings
+say about the datastore comes first, then what they say about all, then the datastore's CEPH_USER,
+CEPH_CONF and CEPH_KEY (paths on the bridges: used where there is such a file here), then Ceph's own
+defaults.
 Source: OpenNebula's datastore and transfer drivers of this name, 7.4.
 """
 
@@ -19,7 +20,8 @@ from urllib.parse import quote
 
 import trio
 
-from nebfs.datastores.state import listed, trouble_of
+from nebfs.datastores.snapshots import state_of
+from nebfs.datastores.state import listed, snapshot_part, trouble_of
 from nebfs.errors import BadAnswer, Unsupported
 from nebfs.fetcher.messages import Call, CallRequest
 from nebfs.model import (
@@ -40,6 +42,9 @@ _MAX_SIZE = 1 << 62
 
 ALL = ""
 """The name in the settings of what holds for every datastore."""
+
+_Found = dict[tuple[str, str], Content | Trouble]
+"""Name of an image, name of a snapshot of it or nothing -> what there is."""
 
 Settings = Mapping[str, Mapping[str, str]]
 """Datastore's id or name, or ALL -> those of ``conf``, ``keyring`` and ``user`` that are set."""
@@ -74,20 +79,17 @@ class CephDatastore:
         shown = listed(datastore, images)
         pool = datastore.template.get("POOL_NAME").strip() or _POOL
         judged = {i.id: trouble_of(i, datastore) or _name_of(i, pool) for i in shown}
-        names = sorted({name for name in judged.values() if isinstance(name, str)})
-        found: dict[str, Content | Trouble] = {}
-        if names:
+        wanted = {
+            (name, snapshot)
+            for image in shown
+            if isinstance(name := judged[image.id], str)
+            for snapshot in ("", *(str(one.id) for one in image.snapshots))
+        }
+        found: _Found = {}
+        if wanted:
             door = await trio.to_thread.run_sync(self._door, datastore, abandon_on_cancel=True)
-            found = await self._look(door, pool, names)
-        holdings: list[Holding] = []
-        for image in shown:
-            where = judged[image.id]
-            known = where if isinstance(where, Trouble) else found[where]
-            if isinstance(known, Trouble):
-                holdings.append(Holding(image, trouble=known))
-            else:
-                holdings.append(Holding(image, _of_image(known, image)))
-        return tuple(holdings)
+            found = await self._look(door, pool, sorted(wanted))
+        return tuple(_holding(image, judged[image.id], found) for image in shown)
 
     def _door(self, datastore: Datastore) -> _Door:
         """Say how the datastore's cluster is entered from here. Looks for files."""
@@ -102,17 +104,18 @@ class CephDatastore:
             monitors=" ".join(template.get("CEPH_HOST").split()),
         )
 
-    async def _look(
-        self, door: _Door, pool: str, names: Sequence[str]
-    ) -> dict[str, Content | Trouble]:
+    async def _look(self, door: _Door, pool: str, wanted: Sequence[tuple[str, str]]) -> _Found:
         if self._call is None:
             elsewhere = Trouble(errno.EOPNOTSUPP, "a Ceph cluster cannot be reached from here")
-            return dict.fromkeys(names, elsewhere)
+            return dict.fromkeys(wanted, elsewhere)
+        names = [name for name, snapshot in wanted if not snapshot]
+        snapshots = [one for one in wanted if one[1]]
+        question = {"door": asdict(door), "images": names, "snapshots": snapshots}
         request = CallRequest(
             "LOOK",
             # Which cluster it is the answer says.
             f"rbd://ceph/{quote(pool, safe='')}",
-            body=json.dumps({"door": asdict(door), "images": names}).encode(),
+            body=json.dumps(question).encode(),
             timeout=_TIMEOUT,
             transport=TRANSPORT,
         )
@@ -120,15 +123,16 @@ class CephDatastore:
             answer = json.loads((await self._call(request)).body)
         except Unsupported as exc:
             # It is not that the cluster is away: something is missing here, and stays so.
-            return dict.fromkeys(names, Trouble(exc.errno, str(exc)))
-        cluster, images = answer["cluster"], answer["images"]
-        if len(images) != len(names):
-            raise BadAnswer("not every image was looked at", asked=len(names), told=len(images))
+            return dict.fromkeys(wanted, Trouble(exc.errno, str(exc)))
+        cluster, images = answer["cluster"], answer["images"] + answer["snapshots"]
+        if len(images) != len(wanted):
+            raise BadAnswer("not every image was looked at", asked=len(wanted), told=len(images))
         place = f"rbd://{cluster}/{quote(pool, safe='')}"
         options = tuple((key, text) for key, text in asdict(door).items() if text)
+        asked = [*((name, "") for name in names), *snapshots]
         return {
-            name: _found(Locator(TRANSPORT, f"{place}/{quote(name, safe='')}", options), one)
-            for name, one in zip(names, images, strict=True)
+            one: _found(place, one[1], options, facts)
+            for one, facts in zip(asked, images, strict=True)
         }
 
 
@@ -148,31 +152,55 @@ def _name_of(image: Image, pool: str) -> Trouble | str:
     return name
 
 
-def _found(locator: Locator, facts: Mapping[str, Any]) -> Content | Trouble:
+def _holding(image: Image, name: Trouble | str, found: _Found) -> Holding:
+    if isinstance(name, Trouble):
+        return Holding(image, trouble=name)
+    snapshots = tuple(
+        snapshot_part(one, _with(found[name, str(one.id)], image)) for one in image.snapshots
+    )
+    known = _with(found[name, ""], image)
+    if isinstance(known, Trouble):
+        return Holding(image, trouble=known, snapshots=snapshots)
+    return Holding(image, known, snapshots=snapshots)
+
+
+def _found(
+    place: str, snapshot: str, options: tuple[tuple[str, str], ...], facts: Mapping[str, Any]
+) -> Content | Trouble:
     """Make of what the cluster said about an image where its bytes are, or why there are none."""
     match facts:
         case {"errno": errno.ENOENT}:
             # Not ENOENT: rsync takes that for "vanished" and carries on without the image.
-            return Trouble(errno.EIO, "the pool has no such image; OpenNebula's record is wrong")
+            what = "snapshot" if snapshot else "image"
+            return Trouble(errno.EIO, f"the pool has no such {what}; OpenNebula's record is wrong")
         case {"errno": int(number), "reason": str(reason)}:
             return Trouble(number, reason)
-        case {"size": int(size), "id": str(number), "modified": int(modified)} if (
-            0 <= size <= _MAX_SIZE
-        ):
+        case {
+            "name": str(name),
+            "size": int(size),
+            "id": str(number),
+            "modified": int(modified),
+        } if 0 <= size <= _MAX_SIZE:
+            address = f"{place}/{quote(name, safe='')}"
+            if snapshot:
+                address += f"@{quote(snapshot, safe='')}"
+            locator = Locator(TRANSPORT, address, options)
             written = str(modified * 10**9) if modified else ""
             return Content(locator, format="raw", revision=Revision(size, number, written))
         case _:
             return Trouble(errno.EIO, "the cluster's answer about the image is not understood")
 
 
-def _of_image(content: Content, image: Image) -> Content:
+def _with(content: Content | Trouble, image: Image) -> Content | Trouble:
     """Return the content with what OpenNebula says about it."""
+    if isinstance(content, Trouble):
+        return content
     return Content(
         content.locator,
         format=content.format,
         media="cdrom" if image.type is ImageType.CDROM else "",
         # A VM may have written within the minute in which the cluster notes no second time.
-        version=f"{image.regtime}.{image.modtime}",
+        version=f"{image.regtime}.{image.modtime}{state_of(image)}",
         revision=content.revision,
     )
 

@@ -1,4 +1,4 @@
-"""Which images have bytes that may be read now, by OpenNebula's own states.
+"""Which images have bytes that may be read now, by OpenNebula's own states; their snapshots.
 
 Source: the image states of OpenNebula 7.4 and the TM_MAD_CONF flags that it copies into a
 datastore's template (LN_TARGET: where a VM's disk goes when it uses a persistent image).
@@ -10,10 +10,13 @@ import errno
 from collections.abc import Iterable
 
 from nebfs.model import (
+    Content,
     Datastore,
     DatastoreType,
     Image,
     ImageState,
+    Part,
+    Snapshot,
     Template,
     Trouble,
     shown_line,
@@ -62,6 +65,14 @@ def trouble_of(image: Image, datastore: Datastore) -> Trouble | None:
             return Trouble(errno.EBUSY, "OpenNebula is deleting the image")
         case _:
             return Trouble(errno.EOPNOTSUPP, "the image is in a state that nebfs does not know")
+
+
+def snapshot_part(snapshot: Snapshot, had: Content | Trouble) -> Part:
+    """Return what the image `had` at one of its snapshots as a file of its own."""
+    name = f"{snapshot.id}-{snapshot.name}" if snapshot.name else str(snapshot.id)
+    if isinstance(had, Trouble):
+        return Part(name, trouble=had, date=snapshot.date)
+    return Part(name, had, date=snapshot.date)
 
 
 def _copied_for_vms(template: Template) -> bool:

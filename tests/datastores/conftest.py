@@ -81,6 +81,7 @@ class CephPool:
 
     def put(self, name, size=5, modified=1_700_000_000):
         facts = {"size": size, "id": f"id-{name}", "modified": modified, "created": modified}
+        facts["name"] = name.partition("@")[0]
         self.images[name] = facts
 
     @property
@@ -93,9 +94,12 @@ class CephPool:
         if self.failure is not None:
             raise self.failure
         absent = {"errno": errno.ENOENT, "reason": "the pool has no such image"}
-        names = json.loads(request.body)["images"]
-        found = [self.images.get(name, absent) for name in names]
-        body = json.dumps({"cluster": self.fsid, "images": found}).encode()
+        question = json.loads(request.body)
+        found = [self.images.get(name, absent) for name in question["images"]]
+        names = ["@".join(one) for one in question["snapshots"]]
+        snapshots = [self.images.get(name, absent) for name in names]
+        facts = {"cluster": self.fsid, "images": found, "snapshots": snapshots}
+        body = json.dumps(facts).encode()
         return CallAnswer(200, (), body)
 
 

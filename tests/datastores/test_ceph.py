@@ -192,10 +192,42 @@ async def test_what_is_missing_on_this_machine_is_said_at_every_image(driver, pl
 
 async def test_an_answer_about_fewer_images_is_no_answer(driver, place, stored):
     async def forgetful(request):
-        return CallAnswer(200, (), json.dumps({"cluster": "x", "images": []}).encode())
+        return CallAnswer(
+            200, (), json.dumps({"cluster": "x", "images": [], "snapshots": []}).encode()
+        )
 
     with pytest.raises(BadAnswer):
         await CephDatastore(paths={}, call=forgetful).holdings(place(), [stored(1)])
+
+
+async def test_snapshots_are_looked_at_in_the_same_question(driver, place, stored, pool):
+    pool.put("one-1@0", size=3, modified=5)
+    snapshots = (Snapshot(0, "before", 11, 1, -1, False), Snapshot(2, "", 12, 1, 0, True))
+    holding = await only(driver, place(), stored(1, snapshots=snapshots))
+    assert pool.question["snapshots"] == [["one-1", "0"], ["one-1", "2"]]
+    first, second = holding.snapshots
+    assert (first.name, first.date, first.trouble) == ("0-before", 11, None)
+    assert first.content.locator.address == f"rbd://{pool.fsid}/one/one-1@0"
+    assert first.content.revision == Revision(3, "id-one-1@0", "5000000000")
+    assert (second.name, second.content, second.trouble.errno) == ("2", None, errno.EIO)
+    assert "no such snapshot" in second.trouble.reason
+
+
+async def test_a_snapshot_is_read_where_a_revert_has_left_it(driver, place, stored, pool):
+    pool.put("one-1@0")
+    pool.images["one-1@0"]["name"] = "one-1-0:1"
+    holding = await only(driver, place(), stored(1, snapshots=(Snapshot(0, "", 1, 1, -1, True),)))
+    address = holding.snapshots[0].content.locator.address
+    assert address == f"rbd://{pool.fsid}/one/one-1-0%3A1@0"
+
+
+async def test_a_revert_makes_another_version_whatever_the_time_says(driver, place, stored):
+    before = (Snapshot(0, "", 1, 1, -1, True), Snapshot(1, "", 1, 1, 0, False))
+    seen = set()
+    for facts in ({}, {"current_base": 1}, {"next_snapshot": 2}, {"snapshots": before[:1]}):
+        image = stored(1, **{"snapshots": before, "current_base": 0, "next_snapshot": 3, **facts})
+        seen.add((await only(driver, place(), image)).content.identity)
+    assert len(seen) == 4
 
 
 async def test_an_image_with_snapshots_is_its_present_state(driver, place, stored):

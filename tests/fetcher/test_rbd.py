@@ -21,6 +21,7 @@ from nebfs.errors import Changed, Missing, Refused, Unreachable, Unsupported
 from nebfs.fetcher.messages import CallRequest, FetchRequest
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports import make_transport, rbd_binding, rbd_images
+from nebfs.fetcher.transports.rbd_look import _moved
 from nebfs.fetcher.transports.rbd_places import Place
 from nebfs.model import Locator, Revision
 from tests.fetcher.ceph import running
@@ -84,8 +85,8 @@ def fetch(request, target, settings=SETTINGS):
     return asyncio.run(run())
 
 
-async def look(rbd, names, door, pool="one"):
-    body = json.dumps({"door": door, "images": names}).encode()
+async def look(rbd, names, door, pool="one", snapshots=()):
+    body = json.dumps({"door": door, "images": names, "snapshots": snapshots}).encode()
     request = CallRequest("LOOK", f"rbd://ceph/{pool}", body=body, transport="rbd")
     return json.loads((await rbd.call(request)).body)
 
@@ -118,6 +119,46 @@ def images(ceph):
 @pytest.fixture
 def target(make_target):
     return make_target(DATA, SLOT)
+
+
+def test_snapshots_are_found_also_where_a_revert_has_left_them(images, make_target):
+    wanted = [("one-1", "snap"), ("one-3", "0"), ("one-3", "7"), ("one-9", "0")]
+
+    async def run():
+        async with transport() as rbd:
+            return await look(rbd, ["one-3"], images.door(), snapshots=wanted)
+
+    facts = asyncio.run(run())
+    assert [image["name"] for image in facts["images"]] == ["one-3"]
+    here, moved, *missing = facts["snapshots"]
+    assert (here["name"], moved["name"]) == ("one-1", "one-3-0")
+    assert [one["errno"] for one in missing] == [errno.ENOENT] * 2
+    for name, one in (("one-1@snap", here), ("one-3-0@0", moved)):
+        expected = Revision(one["size"], one["id"], str(one["modified"] * 10**9))
+        target = make_target(images.exported(name), SLOT)
+        asked = asked_of(images, f"one/{name}", target, expected=expected)
+        assert fetch(asked, target) == expected
+        target.check()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("one-3-0", True),
+        ("one-3-1:0", True),
+        ("one-3-0:1", True),
+        ("one-3-2:0:1", True),
+        ("one-3-10", False),
+        ("one-3-1:10", False),
+        ("one-33-0", False),
+        ("one-3", False),
+        ("one-3-0-7", False),
+        ("one-3-x:0", False),
+    ],
+)
+def test_the_names_of_images_that_a_revert_has_left(name, found):
+    snapshot = Place("", "one", "one-3", "0")
+    assert (_moved(snapshot, ["one-4", name]) is not None) == found
 
 
 @pytest.mark.parametrize("name", ["one-1", "one-1@snap", "one-2", "one-3", "one-3-0@0", "one-4"])

@@ -7,11 +7,12 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
 from nebfs.demo.records import DatastoreRecord, ImageRecord
-from nebfs.model import ImageState, Template
+from nebfs.model import ImageState, Snapshot, Template
 
 pytestmark = pytest.mark.mounted
 
@@ -30,6 +31,13 @@ def data(cloud, ceph):
         ceph.rbd("snap", "create", "--no-progress", "one/one-300@snap")
         ceph.rbd("snap", "protect", "one/one-300@snap")
         ceph.rbd("clone", "one/one-300@snap", "one/one-301")
+        # Image 304 was reverted to its snapshot 0, after which it was written to.
+        ceph.put("one-304", content[::-1])
+        ceph.rbd("snap", "create", "--no-progress", "one/one-304@0")
+        ceph.rbd("snap", "protect", "one/one-304@0")
+        ceph.rbd("rename", "one/one-304", "one/one-304-0")
+        ceph.rbd("clone", "one/one-304-0@0", "one/one-304")
+        ceph.rbd("resize", "--no-progress", "--allow-shrink", "--size", "8M", "one/one-304")
     template = Template(
         (
             ("BRIDGE_LIST", "bridge"),
@@ -55,6 +63,12 @@ def data(cloud, ceph):
             format="raw",
             disk_type=3,
         )
+    snapshots = (
+        Snapshot(0, "before", 1_700_000_000, 24, -1, True),
+        Snapshot(1, "", 1, 24, 0, False),
+    )
+    reverted = replace(cloud.images[300], id=304, name="reverted", source="one/one-304")
+    cloud.images[304] = replace(reverted, snapshots=snapshots)
     cloud.set_image_state(303, ImageState.USED_PERS)
     return content
 
@@ -84,6 +98,16 @@ def test_bytes_equal_what_was_imported(start, data, ceph, tools, tmp_path):
         assert (tmp_path / name).read_bytes() == data
     shown = tools.xattr(mount.image("disk.raw", "ceph"), "user.nebfs.source")
     assert shown == f"rbd://{ceph.fsid}/one/one-300"
+
+
+def test_snapshots_are_files_beside_the_image(start, data, tools):
+    store = start().path / "datastores/ceph"
+    assert (store / "reverted.raw").read_bytes() == data[::-1][: 8 * MIB]
+    assert sorted(os.listdir(store / "reverted.snapshots")) == ["0-before.raw", "1.raw"]
+    assert (store / "reverted.snapshots/0-before.raw").read_bytes() == data[::-1]
+    lost = store / "reverted.snapshots/1.raw"
+    assert (lost.stat().st_mode & 0o777, lost.stat().st_size) == (0, 0)
+    assert "no such snapshot" in tools.xattr(lost, "user.nebfs.trouble")
 
 
 def test_4_kib_in_the_middle_fetch_one_block(start, data, tools):
