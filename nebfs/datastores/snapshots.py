@@ -13,6 +13,7 @@ from functools import partial
 
 from nebfs.datastores.chains import Files
 from nebfs.datastores.entries import Entry
+from nebfs.datastores.state import snapshot_part
 from nebfs.errors import NebfsError
 from nebfs.model import Content, Image, ImageType, Locator, Part, Revision, Trouble
 
@@ -36,19 +37,12 @@ def current(files: Files, image: Image, locate: Locate) -> Content | Trouble:
 
 def parts(image: Image, files: Files | Trouble, locate: Locate) -> tuple[Part, ...]:
     """Return a part for each snapshot that OpenNebula knows, by ascending id."""
-    found = []
-    for snapshot in image.snapshots:
-        name = f"{snapshot.id}-{snapshot.name}" if snapshot.name else str(snapshot.id)
-        had: Content | Trouble
-        if isinstance(files, Trouble):
-            had = files
-        else:
-            had = _had(partial(files.snapshot, snapshot.id), image, locate)
-        if isinstance(had, Trouble):
-            found.append(Part(name, trouble=had, date=snapshot.date))
-        else:
-            found.append(Part(name, had, date=snapshot.date))
-    return tuple(found)
+    if isinstance(files, Trouble):
+        return tuple(snapshot_part(one, files) for one in image.snapshots)
+    return tuple(
+        snapshot_part(one, _had(partial(files.snapshot, one.id), image, locate))
+        for one in image.snapshots
+    )
 
 
 def _had(links: Callable[[], Sequence[Entry]], image: Image, locate: Locate) -> Content | Trouble:
