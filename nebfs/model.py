@@ -461,6 +461,9 @@ class Content:
     file itself is somebody's text, and never followed."""
     volatile: bool = False
     """Others may write to it while it is read: nothing of it is kept, here or in the kernel."""
+    mutable: bool = False
+    """VMs write to it while nobody reads it (a persistent image): whoever opens it has it asked for
+    what it is now, and gets nothing that was kept if there is no answer."""
 
     @property
     def identity(self) -> str:

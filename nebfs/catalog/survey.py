@@ -201,6 +201,7 @@ class Surveyor:
         if isinstance(answer, _Failed):
             holdings = kept_holdings(place, images, old.holdings, answer.reason)
             return DatastoreListing(place, holdings, old.as_of, answer.reason)
+        answer = tuple(map(_marked, answer))
         return DatastoreListing(place, answer, self.now())
 
     async def _park(
@@ -264,6 +265,14 @@ class Surveyor:
         if reason != known_trouble:
             log.warning("place.failed", kind=kind, name=name, reason=reason)
         return _Failed(reason)
+
+
+def _marked(holding: Holding) -> Holding:
+    """Say of a persistent image that its bytes do not stay as they are, whatever its driver is."""
+    content = holding.content
+    if content is None or not holding.image.persistent or content.volatile:
+        return holding
+    return replace(holding, content=replace(content, mutable=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,7 +240,7 @@ class Operations(pyfuse3.Operations):
             failure.errno = node.trouble.errno if node.trouble is not None else errno.EIO
             raise failure
         try:
-            if content.revision is None or content.view:
+            if content.revision is None or content.view or content.mutable:
                 await self._still_there(node, content)
             return await self._library.open(content, revision)
         except Changed:
@@ -250,11 +250,15 @@ class Operations(pyfuse3.Operations):
     async def _still_there(self, node: ContentFile, content: Content) -> None:
         """Ask the place whether it still has this version, if it was not asked lately.
 
-        A place that does not answer does not make what is cached unreadable.
+        A place that does not answer does not make what is cached unreadable, unless VMs may have
+        written to it since.
         """
+        max_age = 0.0 if content.mutable else self._settings.revalidate
         try:
-            probed = await self._prober.ask(content, max_age=self._settings.revalidate)
+            probed = await self._prober.ask(content, max_age=max_age)
         except (Unreachable, TimedOut) as exc:
+            if content.mutable:
+                raise
             log.info("open.unconfirmed", name=node.name, error=str(exc))
             return
         assert node.revision is not None  # noqa: S101 - _open() has looked

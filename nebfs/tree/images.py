@@ -8,6 +8,7 @@ opened, for all files in parallel, and remembered.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -44,6 +45,15 @@ def unasked(contents: Iterable[Content | None]) -> list[Content]:
 def of_listing(listing: DatastoreListing) -> list[Content | None]:
     """Return the contents whose files are in the directory itself."""
     return [holding.content for holding in listing.holdings]
+
+
+def doubted(listing: DatastoreListing, content: Content) -> DatastoreListing:
+    """Return the listing without what it says about the version of `content`: it is asked then."""
+    holdings = tuple(
+        replace(one, content=replace(content, revision=None)) if one.content == content else one
+        for one in listing.holdings
+    )
+    return replace(listing, holdings=holdings)
 
 
 async def ask(contents: Iterable[Content | None], prober: Prober, deadline: float) -> Answers:

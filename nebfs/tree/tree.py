@@ -527,15 +527,16 @@ class Tree:
         if node.content is not None:
             self._prober.forget(node.content)
         parent = node.parent
-        if (
-            isinstance(parent, Asked)
-            and parent.children is not None
-            # What a listing tells is not asked again: the next listing will tell.
-            and (not isinstance(parent, DatastoreDirectory) or images.unasked([node.content]))
-        ):
-            self._abandon(parent)
-        else:
-            self._invalid.append(Invalid(parent=parent.ino if parent else 0, name=node.name))
+        if isinstance(parent, Asked) and not isinstance(parent, DatastoreDirectory):
+            if parent.children is not None:
+                self._abandon(parent)
+        elif parent is not None:
+            if isinstance(parent, DatastoreDirectory) and node.content is not None:
+                # What its listing told is not so any more; the next one is minutes away. It is not
+                # abandoned: the kernel would be told of each of its thousands of images.
+                parent.listing = images.doubted(parent.listing, node.content)
+                parent.doubtful, parent.filled_at = True, -math.inf
+            self._invalid.append(Invalid(parent=parent.ino, name=node.name))
         self._flush()
 
     def damaged(self, nodes: Iterable[Node]) -> None:

@@ -276,3 +276,14 @@ def test_an_address_may_say_what_type_of_marketplace_it_is(url, driver, where, e
     assert found.template.get("MARKET_MAD") == driver
     if endpoint is not None:
         assert found.template.get(where) == endpoint
+
+
+@pytest.mark.parametrize(("persistent", "mutable"), [(True, True), (False, False)])
+async def test_the_bytes_of_a_persistent_image_do_not_stay_as_they_are(
+    world, make, persistent, mutable
+):
+    world.cloud._images = [replace(image, persistent=persistent) for image in world.cloud._images]
+    snapshot = await world.survey()
+    contents = [h.content for listing in snapshot.datastores for h in listing.holdings if h.content]
+    assert contents
+    assert {content.mutable for content in contents} == {mutable}

@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -153,6 +154,26 @@ def test_a_file_that_is_changed_is_never_mixed(start, data, store):
         assert caught.value.errno == errno.ESTALE
     mount.refresh()
     assert disk.read_bytes() == other
+
+
+def test_a_persistent_image_that_vms_wrote_to_is_never_read_out_of_the_cache(
+    start, data, store, bridges, cloud
+):
+    cloud.images[300] = replace(cloud.images[300], persistent=True)
+    _, disk = start("deadline=4s")
+    assert disk.read_bytes() == data
+    other = random.Random(6).randbytes(SIZE - 999)
+    real = store[0] / "150/abc"
+    real.write_bytes(other)
+    os.utime(real, (99, 99))
+    # Without a refresh, although all of what it was is here.
+    assert disk.read_bytes() == other
+    assert disk.stat().st_mtime == 99
+    for one in bridges:
+        one.stop()
+    with pytest.raises(OSError) as caught:
+        disk.read_bytes()
+    assert caught.value.errno in (errno.EIO, errno.ETIMEDOUT)
 
 
 def test_a_host_key_that_is_not_known_or_another_is_refused(start, bridges, user, tools):

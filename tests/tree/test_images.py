@@ -82,6 +82,20 @@ async def test_a_refresh_keeps_what_was_asked_and_asks_what_is_new(nursery):
     assert world.prober.log == ["far://host/1", "far://host/2"]
 
 
+async def test_a_file_that_has_changed_is_asked_about_before_the_next_refresh(nursery):
+    world = World(nursery, snapshot(holdings=[holding(1, "a"), holding(2, "b")]))
+    before = await world.at("datastores/D/a.raw")
+    other = await world.at("datastores/D/b.raw")
+    world.prober.answers["/d/1"] = Revision(7, "1:2", "1800000000000000000")
+    world.tree.outdated(before)
+    assert any(item.name == "a.raw" for item in world.told)
+    after = await world.at("datastores/D/a.raw")
+    assert (after.size, after.mtime) == (7, 1_800_000_000)
+    assert after.ino != before.ino
+    assert (await world.at("datastores/D/b.raw")).ino == other.ino
+    assert world.prober.log == ["/d/1"]
+
+
 async def test_links_by_id_ask_nobody(nursery):
     world = World(nursery, snapshot(holdings=[far(1, "a"), chained(2)]))
     assert await world.names(".nebfs/by-id/images") == ["1", "2"]
