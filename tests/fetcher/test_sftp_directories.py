@@ -15,6 +15,7 @@ from nebfs.fetcher.messages import CallRequest, FetchRequest
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports import sftp_directories
 from nebfs.fetcher.transports.sftp import Sftp
+from nebfs.fetcher.transports.sftp_sessions import Session
 from nebfs.model import Locator
 from tests.fetcher.sshd import Sshd, keygen
 
@@ -169,6 +170,17 @@ def test_a_file_that_was_replaced_is_looked_at_anew_and_probed_anew(sshd, base):
     first, before, after, second = run(work)
     assert (first.size, second.size) == (len(QCOW2), 100)
     assert (before[0][1][0][4], after[0][1][0][4]) == (len(QCOW2), 100)
+
+
+def test_a_host_that_gives_less_than_was_asked_for(sshd, base, monkeypatch):
+    (base / "d").mkdir()
+    (base / "d" / "1").write_bytes(QCOW2 + bytes(9000))
+    read = Session.read
+    monkeypatch.setattr(
+        Session, "read", lambda self, file, a, b: read(self, file, a, min(b, a + 100))
+    )
+    ((_, (entry,), _),) = listed(sshd, base, base / "d")
+    assert base64.b64decode(entry[3]) == QCOW2
 
 
 def test_a_host_that_falls_silent_is_an_error(sshd, base):

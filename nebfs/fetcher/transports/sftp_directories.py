@@ -130,9 +130,16 @@ class Reader:
             version = session.begin(file.stat)
             try:
                 head = await session.result(reading)
-                return await session.result(version), head
+                attributes = await session.result(version)
             finally:
                 version.cancel()
+            while len(head) < min(HEAD, attributes.size or 0):
+                # A host may give less than was asked for. Half a header would say something else.
+                more = await session.result(session.read(file, len(head), HEAD))
+                if not more:
+                    raise Unreachable("the file ends before its end", host=session.host)
+                head += more
+        return attributes, head
 
 
 async def list_directories(session: Session, base: str, paths: list[str]) -> bytes:
