@@ -48,7 +48,13 @@ def of_listing(listing: DatastoreListing) -> list[Content | None]:
 
 
 def doubted(listing: DatastoreListing, content: Content) -> DatastoreListing:
-    """Return the listing without what it says about the version of `content`: it is asked then."""
+    """Return the listing without what it says about the version of `content`: it is asked then.
+
+    Not of a chain: another version of a file of it may build on other files than those beneath it
+    here. Only its driver can tell, at the next refresh.
+    """
+    if content.backing is not None:
+        return listing
     holdings = tuple(
         replace(one, content=replace(content, revision=None)) if one.content == content else one
         for one in listing.holdings
