@@ -7,6 +7,10 @@ build on which (``chains``, ``increments``), and the drivers: ``ceph``, ``filesy
 and others, ``mapped`` for those of which only the configuration says where their images are, and
 ``unsupported`` for everything else. The disks of VMs that do not run are ``system``'s.
 
+Nearly all is read by nebfs itself: files and devices of this machine in place, SFTP, RBD, restic's
+repositories, HTTP, and the disk inside qcow2 files. Only iSCSI goes through QEMU's block layer: its
+``qemu-storage-daemon`` exports one read-only node over a private socket.
+
 What does not: reading bytes and telling formats (content's), the list of images (opennebula's),
 deadlines and what to show while a datastore is down (the catalog's). Drivers return data, never
 readers. They look at files (lstat, readdir); of a qcow2 file that has snapshots beside it, of
