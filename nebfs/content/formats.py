@@ -12,6 +12,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from nebfs.content.layers import qcow2_header
+from nebfs.errors import NebfsError
+
 HEAD = 1024
 """How many first bytes ``sniff`` wants to see."""
 
@@ -74,6 +77,19 @@ def claimed(name: str, media: str = "") -> Format:
     if not inside.isalnum():  # a claim is somebody's text, and becomes part of a file name
         inside = "raw"
     return Format("iso" if inside == "raw" and media == "cdrom" else inside)
+
+
+def disk_flaw(head: bytes) -> str:
+    """Say why the disk in a qcow2 image cannot be read by itself; empty if it can, or is none."""
+    if not head.startswith(qcow2_header.MAGIC):
+        return ""
+    try:
+        flaw = qcow2_header.parse(head, named=False).flaw
+    except NebfsError as exc:
+        return str(exc)
+    if not flaw and qcow2_header.names_backing(head):
+        return "it is a layer over another file, which it names and which is not followed"
+    return flaw
 
 
 def disk_size(head: bytes) -> int | None:

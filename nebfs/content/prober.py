@@ -22,9 +22,9 @@ import trio
 from cachetools import LRUCache, TTLCache
 
 from nebfs.content import views
-from nebfs.content.formats import HEAD, Format, disk_size, sniff
+from nebfs.content.formats import HEAD, Format, disk_flaw, disk_size, sniff
 from nebfs.content.layers.here import TRANSPORTS, look_at
-from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable
+from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable, Unsupported
 from nebfs.fetcher.messages import Fetcher, FetchRequest
 from nebfs.model import Content, Locator, Revision
 
@@ -62,6 +62,8 @@ class Probed:
     at: float
     disk: int | None = None
     """The length of the disk in it, where the first bytes tell that (qcow2)."""
+    flaw: str = ""
+    """Why the disk in it cannot be read with nothing beneath it; or empty."""
 
 
 def place_of(locator: Locator) -> str:
@@ -102,8 +104,8 @@ class Prober:
         if raw is None:
             return
         try:
-            for identity, (revision, kind, at, *disk) in json.loads(raw).items():
-                self._known[identity] = Probed(Revision(**revision), Format(**kind), at, *disk)
+            for identity, (revision, kind, at, *more) in json.loads(raw).items():
+                self._known[identity] = Probed(Revision(**revision), Format(**kind), at, *more)
         except (ValueError, TypeError, AttributeError) as exc:
             log.warning("probes.unreadable", error=str(exc))
 
@@ -116,7 +118,7 @@ class Prober:
 
         def encode() -> bytes:
             return json.dumps(
-                {i: (asdict(p.revision), asdict(p.format), p.at, p.disk) for i, p in known}
+                {i: (asdict(p.revision), asdict(p.format), p.at, p.disk, p.flaw) for i, p in known}
             ).encode()
 
         await self._documents.save(DOCUMENT, await trio.to_thread.run_sync(encode))
@@ -131,15 +133,22 @@ class Prober:
         """Return what is remembered, however old."""
         if not content.view:
             return self._known.get(content.identity)
+        try:
+            return self.view(content)
+        except NebfsError:
+            return None
+
+    def view(self, content: Content) -> Probed:
+        """Return what a raw view is, by what is remembered of its files, without asking anybody.
+
+        Raises NebfsError when it is none, or when that is not known.
+        """
         files = views.files(content)
         found = [self._known.get(file.identity) for file in files]
         asked = [probed for probed in found if probed is not None]
         if len(asked) < len(files) or any(map(_not_as_listed, files, asked)):
-            return None
-        try:
-            return _view(asked)
-        except NebfsError:
-            return None
+            raise NebfsError("its place was not asked yet")
+        return _view(asked)
 
     def latency(self, place: str) -> float:
         """Return the seconds in which a place has answered at best; 0 if it was never asked."""
@@ -228,7 +237,7 @@ class Prober:
         except trio.TooSlowError as exc:
             raise TimedOut("no answer in time", place="local", after=self._timeout) from exc
         kind = sniff(head, content.format, content.media)
-        probed = Probed(revision, kind, self._now(), disk_size(head))
+        probed = Probed(revision, kind, self._now(), disk_size(head), disk_flaw(head))
         self._known[content.identity] = probed
         return probed
 
@@ -262,7 +271,7 @@ class Prober:
         finally:
             os.close(fd)
         kind = sniff(head, content.format, content.media)
-        return Probed(revision, kind, self._now(), disk_size(head))
+        return Probed(revision, kind, self._now(), disk_size(head), disk_flaw(head))
 
 
 def _not_as_listed(file: Content, found: Probed) -> str:
@@ -272,6 +281,11 @@ def _not_as_listed(file: Content, found: Probed) -> str:
 
 
 def _view(files: Sequence[Probed]) -> Probed:
-    """Return what the raw view of `files` is, the topmost first. Raises BadAnswer without one."""
+    """Return what the raw view of `files` is, the topmost first.
+
+    Raises BadAnswer or Unsupported when there is none.
+    """
+    if len(files) == 1 and files[0].flaw:
+        raise Unsupported(f"there is no raw view of the qcow2 image: {files[0].flaw}")
     revision = views.revision([(p.revision, p.disk, p.format.name) for p in files])
     return Probed(revision, Format("raw"), min(p.at for p in files))

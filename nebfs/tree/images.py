@@ -62,8 +62,8 @@ def doubted(listing: DatastoreListing, content: Content) -> DatastoreListing:
     return replace(listing, holdings=holdings)
 
 
-async def ask(contents: Iterable[Content | None], prober: Prober, deadline: float) -> Answers:
-    """Ask what is not known, within `deadline` seconds."""
+async def ask(contents: Iterable[Content], prober: Prober, deadline: float) -> Answers:
+    """Ask about `contents`, within `deadline` seconds. What is known is not asked again."""
     answers: dict[str, Probed | NebfsError] = {}
     late = NebfsError("its place did not answer in time")
 
@@ -76,7 +76,7 @@ async def ask(contents: Iterable[Content | None], prober: Prober, deadline: floa
 
     with trio.move_on_after(deadline):
         async with trio.open_nursery() as nursery:
-            for content in unasked(contents):
+            for content in contents:
                 nursery.start_soon(one, content)
     return lambda content: answers.get(content.identity, late)
 

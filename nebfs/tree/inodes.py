@@ -64,6 +64,11 @@ class Inodes:
         number = self._numbers.get(key)
         return number is not None and number not in self._gone
 
+    def with_key(self, key: Hashable) -> Node | None:
+        """Return the node with this key; None when there is none."""
+        number = self._numbers.get(key)
+        return None if number is None else self._nodes.get(number)
+
     def known(self, ino: int) -> bool:
         """Whether the kernel may hold something about this inode."""
         return ino in self._lookups

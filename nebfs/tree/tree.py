@@ -16,7 +16,7 @@ from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceL
 from nebfs.content.prober import Prober
 from nebfs.errors import Changed, Missing, NebfsError, Refused
 from nebfs.model import App, Content, Datastore, Holding, Offer, Part
-from nebfs.tree import appdir, images, machines, places
+from nebfs.tree import appdir, images, machines, places, rawface
 from nebfs.tree.hostdir import HostDirectories, HostDirectory, HostRoot
 from nebfs.tree.inodes import ROOT, Inodes
 from nebfs.tree.names import encode
@@ -34,6 +34,7 @@ from nebfs.tree.nodes import (
     PartsDirectory,
     StatusDocument,
 )
+from nebfs.tree.rawface import RawDirectory
 from nebfs.units import MIB
 
 log = structlog.get_logger()
@@ -139,6 +140,10 @@ class Tree:
         self.inodes.enter(self.root)
         self._marketplaces = self._fixed(self.root, "marketplaces")
         self._datastores = self._fixed(self.root, "datastores") if cloud else None
+        raw = self._fixed(self.root, "raw")
+        for top in (self._marketplaces, self._datastores):
+            if top is not None:
+                self._adopt(raw, rawface.twin(top))
         own = Directory(name=".nebfs", key="own", children={}, parent=self.root)
         self.inodes.enter(own)
         self.root.hidden[own.name] = own
@@ -201,6 +206,8 @@ class Tree:
         self._check_allowed(directory)
         if isinstance(directory, (HostRoot, HostDirectory)):
             return dict(await self.hosts.entries(directory))
+        if isinstance(directory, RawDirectory):
+            return await self._raw(directory)
         if isinstance(directory, Asked):
             return await self._asked(directory)
         if isinstance(directory, ByIdDirectory):
@@ -238,6 +245,39 @@ class Tree:
         self._flush()
         return directory.children or {}
 
+    async def _raw(self, directory: RawDirectory) -> dict[str, Node]:
+        """Return the raw face of what the directory's other face holds now."""
+        while True:
+            # Another node may have taken its place since.
+            of = self.inodes.node(directory.of.ino)
+            assert isinstance(of, Directory)  # noqa: S101 - a number is for one key, ever
+            published = await self.children(of)
+            current = directory.children is not None and directory.made_of is published
+            if (
+                directory.children is not None
+                and current
+                and not self._worth_asking_again(directory)
+            ):
+                return directory.children
+            if directory.filling is None:
+                break
+            await directory.filling.wait()
+        filling = directory.filling = trio.Event()
+        try:
+            deadline = self._settings.listing_deadline
+            fresh = await rawface.fill(directory, published, self._prober, deadline)
+            for name, node in fresh.items():
+                before = (directory.children or {}).get(name)
+                if isinstance(before, RawDirectory) and before.key == node.key:
+                    fresh[name] = before  # with everything that was asked about it
+            directory.filled_at, directory.made_of = trio.current_time(), published
+            self._replace(directory, fresh)
+        finally:
+            directory.filling = None
+            filling.set()
+        self._flush()
+        return directory.children or {}
+
     async def _fresh(self, directory: Asked) -> dict[str, Node]:
         """Ask about the files of a directory."""
         deadline = self._settings.listing_deadline
@@ -251,21 +291,21 @@ class Tree:
                 listing = directory.listing
                 if not listing.as_of:
                     raise NebfsError(listing.trouble or "it was never listed")
-                answers = await images.ask(images.of_listing(listing), self._prober, deadline)
+                unasked = images.unasked(images.of_listing(listing))
+                answers = await images.ask(unasked, self._prober, deadline)
                 return self._images(directory, listing, answers)
             case PartsDirectory():
                 found = await self._parts(directory)
-                answers = await images.ask([p.content for p in found], self._prober, deadline)
+                unasked = images.unasked(part.content for part in found)
+                answers = await images.ask(unasked, self._prober, deadline)
                 files = images.parts(directory, found, answers)
                 directory.doubtful = any(node.trouble is not None for node in files.values())
                 return dict(files)
             case MachineDirectory():
-                disks = [disk.content for disk in directory.parked.disks]
-                answers = await images.ask(disks, self._prober, deadline)
+                unasked = images.unasked(disk.content for disk in directory.parked.disks)
+                answers = await images.ask(unasked, self._prober, deadline)
                 files = machines.files(directory, answers)
-                directory.doubtful = any(
-                    isinstance(answers(disk), NebfsError) for disk in images.unasked(disks)
-                )
+                directory.doubtful = any(isinstance(answers(d), NebfsError) for d in unasked)
                 return dict(files)
         raise TypeError(type(directory).__name__)
 
@@ -414,12 +454,14 @@ class Tree:
         except Changed:
             return None
         while node is not None and not isinstance(node, DatastoreDirectory):
-            node = node.parent
+            node = node.of if isinstance(node, RawDirectory) else node.parent
         return None if node is None else node.listing.datastore.id
 
     def listing_of(self, node: Node) -> MarketplaceListing | DatastoreListing | None:
         """Return the newest listing of a place's directory: its age changes without a change."""
         snapshot = self._lists.current
+        if isinstance(node, RawDirectory):
+            node = node.of
         if snapshot is None:
             return None
         if isinstance(node, MarketplaceDirectory):
@@ -497,13 +539,24 @@ class Tree:
     def _abandon(self, directory: Directory) -> None:
         """Forget what was inside a directory, and have the kernel forget it too."""
         for name, node in (directory.children or {}).items():
-            self._invalid.append(Invalid(parent=directory.ino, name=name))
+            if isinstance(node, Directory):
+                self._abandon(node)
+            if self.inodes.known(node.ino):
+                self._invalid.append(Invalid(parent=directory.ino, name=name))
             self.inodes.leave(node)
         directory.children = None
+        self._abandon_raw(directory)
+
+    def _abandon_raw(self, directory: Directory) -> None:
+        """Forget the raw face of a directory that has other entries now: it is made of them."""
+        raw = self.inodes.with_key(("raw", directory.key))
+        if isinstance(raw, RawDirectory) and raw.children is not None:
+            self._abandon(raw)
 
     def _replace(self, directory: Directory, fresh: dict[str, Node]) -> None:
         """Give `directory` new entries; note what the kernel must forget of the old ones."""
         old = directory.children or {}
+        self._abandon_raw(directory)
         for name, node in old.items():
             after = fresh.get(name)
             if after is None or after.key != node.key:
@@ -527,7 +580,9 @@ class Tree:
         if node.content is not None:
             self._prober.forget(node.content)
         parent = node.parent
-        if isinstance(parent, Asked) and not isinstance(parent, DatastoreDirectory):
+        if isinstance(parent, RawDirectory):
+            self._outdated_raw(parent, node)
+        elif isinstance(parent, Asked) and not isinstance(parent, DatastoreDirectory):
             if parent.children is not None:
                 self._abandon(parent)
         elif parent is not None:
@@ -538,6 +593,16 @@ class Tree:
                 parent.doubtful, parent.filled_at = True, -math.inf
             self._invalid.append(Invalid(parent=parent.ino, name=node.name))
         self._flush()
+
+    def _outdated_raw(self, directory: RawDirectory, node: ContentFile) -> None:
+        """Have the file behind a raw face asked about again, which makes the face anew."""
+        self._abandon(directory)
+        of = self.inodes.node(directory.of.ino)
+        wanted = node.key[1] if isinstance(node.key, tuple) else None
+        for other in (of.children or {}).values() if isinstance(of, Directory) else ():
+            if isinstance(other, ContentFile) and other.key == wanted:
+                self.outdated(other)
+                break
 
     def damaged(self, nodes: Iterable[Node]) -> None:
         """Have the kernel drop the pages of files that are not what was published."""

@@ -29,7 +29,8 @@ def entries(path):
 
 
 def test_the_tree_is_what_the_design_says(mount):
-    assert entries(mount.path) == ["datastores", "marketplaces"]
+    assert entries(mount.path) == ["datastores", "marketplaces", "raw"]
+    assert entries(mount.path / "raw") == ["datastores", "marketplaces"]
     assert entries(mount.path / "marketplaces") == [
         "Container Registry",
         "Docker Hub",

@@ -1,0 +1,81 @@
+"""The raw face through the mount: what a hypervisor, a loop device or qemu-img reads there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+
+import pytest
+
+from nebfs.demo.records import ImageRecord
+
+pytestmark = pytest.mark.mounted
+
+MIB = 1 << 20
+
+
+def test_every_app_s_disk_reads_as_qemu_img_converts_what_is_published(mount, tools, tmp_path):
+    compared = 0
+    for published in sorted((mount.path / "marketplaces").glob("*/*/*.qcow2")):
+        where = published.relative_to(mount.path).with_suffix(".raw")
+        disk = mount.path / "raw" / where
+        if not published.stat().st_size:
+            assert disk.stat().st_size == 0
+            continue
+        flat = tmp_path / "flat"
+        tools.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", published, flat)
+        assert disk.stat().st_size == flat.stat().st_size
+        assert disk.read_bytes() == flat.read_bytes()
+        compared += 1
+    assert compared
+
+
+@pytest.fixture
+def written(cloud):
+    """An image of a datastore here, with compressed and other clusters, and what is inside."""
+    base = cloud.datastores[1].base_path
+    source = random.Random(4)
+    content = source.randbytes(3 * MIB) + b"text" * (2 * MIB // 4) + bytes(3 * MIB)
+    path = os.path.join(base, "f" * 32)
+    with open(f"{path}.flat", "wb") as flat:
+        flat.write(content)
+    words = ["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", f"{path}.flat", path]
+    subprocess.run(words, check=True)
+    change = ["qemu-io", "-f", "qcow2", "-c", "write -P 7 1m 64k", path]
+    subprocess.run(change, check=True, capture_output=True)
+    changed = content[:MIB] + b"\7" * 65536 + content[MIB + 65536 :]
+    for number, name, file in [(390, "inside", path), (391, "layer", f"{path}.layer")]:
+        cloud.images[number] = ImageRecord(
+            number, name, datastore_id=1, datastore="default", source=file, format="qcow2"
+        )
+    layer = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", path, f"{path}.layer"]
+    subprocess.run(layer, check=True)
+    return changed
+
+
+def test_a_datastore_s_image_on_both_sides(cloud, written, make_mount, servers, tools, tmp_path):
+    mount = make_mount(servers.frontend_url)
+    mount.start()
+    disk = mount.path / "raw/datastores/default/inside.raw"
+    assert disk.read_bytes() == written
+    tools.run("cp", disk, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == written
+    published = mount.path / "datastores/default/inside.qcow2"
+    tools.run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", published, disk)
+    with open(disk, "rb", buffering=0) as file:
+        assert os.pread(file.fileno(), 100, 4 * MIB + 7) == written[4 * MIB + 7 :][:100]
+    assert published.stat().st_ino != disk.stat().st_ino
+
+
+def test_an_image_that_names_another_file_has_no_raw_face(written, make_mount, servers, tools):
+    mount = make_mount(servers.frontend_url)
+    mount.start()
+    disk = mount.path / "raw/datastores/default/layer.raw"
+    assert (disk.stat().st_size, disk.stat().st_mode & 0o777) == (0, 0)
+    assert "not followed" in tools.xattr(disk, "user.nebfs.trouble")
+    with pytest.raises(OSError) as caught:
+        disk.read_bytes()
+    assert caught.value.errno == errno.EOPNOTSUPP
+    assert (mount.path / "datastores/default/layer.qcow2").stat().st_size

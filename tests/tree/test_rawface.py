@@ -1,0 +1,167 @@
+"""The raw face: the same directories again, every disk in them a plain raw disk."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+import pytest
+import trio
+
+from nebfs.content import Format, Probed
+from nebfs.errors import NebfsError, Unreachable, Unsupported
+from nebfs.model import Revision
+from nebfs.tree import ContentFile
+from tests.tree.test_images import DISKS, SNAPSHOTS, backup, chained
+from tests.tree.test_tree import Asked, World, holding, offer, snapshot
+
+
+class Faces(Asked):
+    """A prober that also tells formats (by address), and what is inside qcow2 images."""
+
+    def __init__(self):
+        super().__init__()
+        self.formats = {}
+        self.inside = Revision(5000, "inside")
+
+    async def ask(self, content, max_age=float("inf")):
+        probed = await super().ask(content, max_age)
+        kind = self.formats.get(content.locator.address, Format("raw"))
+        self.memory[content.identity] = replace(probed, format=kind)
+        return self.memory[content.identity]
+
+    def view(self, content):
+        if isinstance(self.inside, NebfsError):
+            raise self.inside
+        return Probed(self.inside, Format("raw"), 0.0)
+
+
+@pytest.fixture
+def make(nursery, monkeypatch):
+    def make(**facts):
+        monkeypatch.setattr("tests.tree.test_tree.Asked", Faces)
+        return World(nursery, snapshot(**facts))
+
+    return make
+
+
+async def test_the_top_has_both_faces(make):
+    world = make(offers=[offer(1, "Alpine")], holdings=[holding(1, "disk")])
+    assert await world.names("") == ["marketplaces", "datastores", "raw"]
+    assert await world.names("raw") == ["marketplaces", "datastores"]
+    assert await world.names("raw/marketplaces") == ["M"]
+    assert await world.names("raw/marketplaces/M") == ["Alpine"]
+
+
+async def test_of_an_app_there_is_the_disk_and_no_document(make):
+    world = make(offers=[offer(1, "Alpine")])
+    world.prober.formats["http://h/1"] = Format("qcow2")
+    assert "Alpine.qcow2" in await world.names("marketplaces/M/Alpine")
+    assert await world.names("raw/marketplaces/M/Alpine") == ["Alpine.raw"]
+    published = await world.at("marketplaces/M/Alpine/Alpine.qcow2")
+    disk = await world.at("raw/marketplaces/M/Alpine/Alpine.raw")
+    assert (published.size, disk.size) == (1000, 5000)
+    assert published.ino != disk.ino
+    assert (disk.content.view, disk.content.locator) == ("raw", published.content.locator)
+    assert disk.attributes()["user.one.ID"] == "1"
+    assert world.prober.log == ["http://h/1"]
+
+
+@pytest.mark.parametrize("kind", ["raw", "iso", "squashfs"])
+async def test_what_is_a_block_image_already_is_shown_as_it_is(make, kind):
+    world = make(offers=[offer(1, "Alpine")])
+    world.prober.formats["http://h/1"] = Format(kind)
+    disk = await world.at(f"raw/marketplaces/M/Alpine/Alpine.{kind}")
+    assert (disk.size, disk.content.view) == (1000, "")
+
+
+@pytest.mark.parametrize("kind", [Format("raw", "xz"), Format("qcow2", "gz"), Format("vmdk")])
+async def test_what_cannot_be_shown_as_a_disk_says_so(make, kind):
+    world = make(offers=[offer(1, "Alpine")])
+    world.prober.formats["http://h/1"] = kind
+    disk = await world.at("raw/marketplaces/M/Alpine/Alpine.raw")
+    assert (disk.size, disk.mode & 0o777, disk.trouble.errno) == (0, 0, errno.EOPNOTSUPP)
+    assert kind.extension in disk.trouble.reason
+
+
+async def test_an_image_that_has_no_disk_of_its_own_says_so(make):
+    world = make(offers=[offer(1, "Alpine")])
+    world.prober.formats["http://h/1"] = Format("qcow2")
+    world.prober.inside = Unsupported("it is encrypted")
+    disk = await world.at("raw/marketplaces/M/Alpine/Alpine.raw")
+    assert (disk.size, disk.trouble.reason) == (0, "it is encrypted")
+
+
+async def test_images_their_snapshots_and_backups_are_there_too(make):
+    one = replace(holding(1, "disk"), snapshots=SNAPSHOTS)
+    world = make(holdings=[one, chained(2), backup(disks=DISKS)])
+    names = ["33 10-Oct", "chained.raw", "disk.raw", "disk.snapshots"]
+    assert await world.names("raw/datastores/D") == names
+    assert await world.names("raw/datastores/D/disk.snapshots") == ["0-install.raw", "1.raw"]
+    lost = await world.at("raw/datastores/D/disk.snapshots/1.raw")
+    assert (lost.mode & 0o777, lost.trouble.reason) == (0, "its file is missing")
+    assert "disk.0.0.raw" in await world.names("raw/datastores/D/33 10-Oct")
+
+
+async def test_two_images_that_have_one_name_without_extension_are_told_apart(make):
+    first, second = holding(1, "disk"), holding(2, "disk")
+    second = replace(second, image=replace(second.image, format="qcow2"))
+    world = make(holdings=[first, second])
+    world.prober.formats["/d/2"] = Format("qcow2")
+    assert await world.names("datastores/D") == ["disk.qcow2", "disk.raw"]
+    disks = await world.names("raw/datastores/D")
+    assert len(disks) == 2
+    assert "disk.raw" in disks
+
+
+async def test_a_look_at_what_is_known_asks_nobody_and_makes_nothing_anew(make):
+    world = make(holdings=[holding(n, f"d{n}") for n in range(20)])
+    directory = await world.at("raw/datastores/D")
+    first = await world.tree.children(directory)
+    asked = len(world.prober.log)
+    assert await world.tree.children(directory) is first
+    assert len(world.prober.log) == asked
+
+
+async def test_a_refresh_reaches_both_faces(make):
+    world = make(holdings=[holding(1, "a")])
+    before = await world.at("raw/datastores/D/a.raw")
+    world.become(snapshot(holdings=[holding(1, "a", size=200), holding(2, "b")]))
+    assert any(item.name == "a.raw" for item in world.told)
+    assert await world.names("raw/datastores/D") == ["a.raw", "b.raw"]
+    after = await world.at("raw/datastores/D/a.raw")
+    assert (before.size, after.size) == (100, 200)
+    assert after.ino != before.ino
+    world.become(snapshot(holdings=[]))
+    assert await world.names("raw/datastores/D") == []
+
+
+async def test_a_raw_face_that_is_outdated_is_asked_about_again(make):
+    world = make(offers=[offer(1, "Alpine")])
+    world.prober.formats["http://h/1"] = Format("qcow2")
+    before = await world.at("raw/marketplaces/M/Alpine/Alpine.raw")
+    world.prober.inside = Revision(7000, "other")
+    world.prober.answers["http://h/1"] = Revision(1001, '"f"')
+    world.tree.outdated(before)
+    world.prober.memory.clear()
+    after = await world.at("raw/marketplaces/M/Alpine/Alpine.raw")
+    assert (after.size, after.content.locator) == (7000, before.content.locator)
+    assert (await world.at("marketplaces/M/Alpine/Alpine.qcow2")).size == 1001
+
+
+async def test_a_place_that_does_not_answer_is_an_error_on_this_side_too(make):
+    world = make(offers=[offer(1, "Alpine")])
+    world.prober.answers["http://h/1"] = Unreachable("down")
+    disk = await world.at("raw/marketplaces/M/Alpine/Alpine.raw")
+    assert isinstance(disk, ContentFile)
+    assert (disk.size, disk.mode & 0o777) == (0, 0)
+    assert disk.trouble is not None
+
+
+async def test_many_who_look_at_once_ask_once(make, autojump_clock):
+    world = make(offers=[offer(1, "Alpine")])
+    world.prober.latency = 1.0
+    async with trio.open_nursery() as readers:
+        for _ in range(10):
+            readers.start_soon(world.names, "raw/marketplaces/M/Alpine")
+    assert world.prober.log == ["http://h/1"]
