@@ -8,8 +8,9 @@ What does not: the kernel's words for all that (``fuse``), lists (``catalog``), 
 
 Who may import it: ``fuse`` and ``daemon``. It is used without a mount in its own tests.
 
-Start reading in nodes.py (what there is), then tree.py (where it comes from), appdir.py (the one
-directory that asks the network), names.py (the only place where names are made).
+Start reading in nodes.py (what there is), then tree.py (where it comes from), insides.py (what may
+ask the network: appdir.py for apps, images.py for datastores), rawface.py (the same again as raw
+disks), names.py (the only place where names are made).
 
 Concurrency: everything runs on the trio thread. ``lookup`` and ``children`` answer from memory,
 except for a directory that is opened for the first time and has files of unknown length: it asks
@@ -19,8 +20,9 @@ replaces nodes between two awaits, never during one: whoever awaits looks its no
 afterwards.
 """
 
+from nebfs.tree.insides import TreeSettings
 from nebfs.tree.nodes import ContentFile, Directory, Document, Link, Node
-from nebfs.tree.tree import Invalid, Tree, TreeSettings
+from nebfs.tree.tree import Invalid, Tree
 
 __all__ = [
     "ContentFile",

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
 import trio
 
 from nebfs.catalog.compare import changed_places
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
 from nebfs.content.prober import Prober
 from nebfs.errors import Changed, Missing, NebfsError, Refused
-from nebfs.model import App, Content, Datastore, Holding, Offer, Part
-from nebfs.tree import appdir, images, machines, places, rawface
+from nebfs.model import App
+from nebfs.tree import images, links, places, rawface
 from nebfs.tree.hostdir import HostDirectories, HostDirectory, HostRoot
 from nebfs.tree.inodes import ROOT, Inodes
-from nebfs.tree.names import encode
+from nebfs.tree.insides import Disks, Files, Insides, TreeSettings
 from nebfs.tree.nodes import (
     AppDirectory,
     Asked,
@@ -35,18 +33,6 @@ from nebfs.tree.nodes import (
     StatusDocument,
 )
 from nebfs.tree.rawface import RawDirectory
-from nebfs.units import MIB
-
-log = structlog.get_logger()
-
-WALK = 2.0
-"""Seconds between two apps' directories being opened for it to be a walk through all of them."""
-
-AHEAD = 4
-"""How many more apps are asked about for each one that a walk opens."""
-
-WIDEST = 128
-"""The most apps that the asking is ahead of a walk: several times what a place is asked at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +48,6 @@ class Invalid:
     pages: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TreeSettings:
-    """`listing_deadline`: seconds until a directory that asks the network gives up.
-    `retry_after`: seconds until what could not be asked is asked again.
-    """
-
-    listing_deadline: float = 20.0
-    retry_after: float = 10.0
-
-
 class Lists(Protocol):
     """What the tree needs of the catalogue."""
 
@@ -83,28 +59,6 @@ class Lists(Protocol):
     @property
     def denied(self) -> str:
         """Why the session may not see anything any more; empty while it may."""
-        ...
-
-
-class Files(Protocol):
-    """What the tree needs to know about apps whose files no list tells; ``catalog.Openings``."""
-
-    max_age: float
-    """Seconds for which an answer is good."""
-
-    async def contents(self, offer: Offer) -> tuple[Content, ...]:
-        """Return the files of `offer`. Raises NebfsError."""
-        ...
-
-
-class Disks(Protocol):
-    """What the tree needs to know about backups whose files no list tells; ``catalog.Backups``."""
-
-    max_age: float
-    """Seconds for which an answer is good."""
-
-    async def disks(self, holding: Holding) -> tuple[Part, ...]:
-        """Return the disks of `holding`. Raises NebfsError."""
         ...
 
 
@@ -129,10 +83,8 @@ class Tree:
         """
         self._lists = lists
         self._prober = prober
-        self._nursery = nursery
         self._settings = settings
-        self._openings = openings
-        self._backups = backups
+        self._insides = Insides(prober, nursery, settings, openings, backups, self._path_of)
         self.inodes = Inodes()
         self.hosts = HostDirectories(settings.listing_deadline, self.inodes.stays)
         """What is inside images that are directories."""
@@ -226,17 +178,22 @@ class Tree:
 
     async def _asked(self, directory: Asked) -> dict[str, Node]:
         """Return the entries of a directory whose places may have to be asked, once at a time."""
-        if isinstance(directory, DatastoreDirectory) and self._simple(directory):
-            return directory.children or {}
+        if isinstance(directory, DatastoreDirectory) and directory.listing.as_of:
+            if directory.children is not None and not directory.doubtful:
+                return directory.children
+            known = None if directory.children else self._insides.at_once(directory)
+            if known is not None:
+                self._replace(directory, known)
+                return known
         while True:
-            if directory.children is not None and not self._worth_asking_again(directory):
+            if directory.children is not None and not self._insides.are_old(directory):
                 return directory.children
             if directory.filling is None:
                 break
             await directory.filling.wait()
         filling = directory.filling = trio.Event()
         try:
-            fresh = await self._fresh(directory)
+            fresh = await self._insides.of(directory)
             directory.filled_at = trio.current_time()
             self._replace(directory, fresh)
         finally:
@@ -253,11 +210,7 @@ class Tree:
             assert isinstance(of, Directory)  # noqa: S101 - a number is for one key, ever
             published = await self.children(of)
             current = directory.children is not None and directory.made_of is published
-            if (
-                directory.children is not None
-                and current
-                and not self._worth_asking_again(directory)
-            ):
+            if directory.children is not None and current and not self._insides.are_old(directory):
                 return directory.children
             if directory.filling is None:
                 break
@@ -277,105 +230,6 @@ class Tree:
             filling.set()
         self._flush()
         return directory.children or {}
-
-    async def _fresh(self, directory: Asked) -> dict[str, Node]:
-        """Ask about the files of a directory."""
-        deadline = self._settings.listing_deadline
-        match directory:
-            case AppDirectory():
-                self._ask_ahead(directory)
-                return await appdir.fill(
-                    directory, self._prober, deadline, self._path_of, self._contents
-                )
-            case DatastoreDirectory():
-                listing = directory.listing
-                if not listing.as_of:
-                    raise NebfsError(listing.trouble or "it was never listed")
-                unasked = images.unasked(images.of_listing(listing))
-                answers = await images.ask(unasked, self._prober, deadline)
-                return self._images(directory, listing, answers)
-            case PartsDirectory():
-                found = await self._parts(directory)
-                unasked = images.unasked(part.content for part in found)
-                answers = await images.ask(unasked, self._prober, deadline)
-                files = images.parts(directory, found, answers)
-                directory.doubtful = any(node.trouble is not None for node in files.values())
-                return dict(files)
-            case MachineDirectory():
-                unasked = images.unasked(disk.content for disk in directory.parked.disks)
-                answers = await images.ask(unasked, self._prober, deadline)
-                files = machines.files(directory, answers)
-                directory.doubtful = any(isinstance(answers(d), NebfsError) for d in unasked)
-                return dict(files)
-        raise TypeError(type(directory).__name__)
-
-    def _simple(self, directory: DatastoreDirectory) -> bool:
-        """Fill a directory of which nothing needs to be asked, if it is one: without an await."""
-        if directory.children is not None:
-            return not directory.doubtful
-        listing = directory.listing
-        if not listing.as_of or images.unasked(images.of_listing(listing)):
-            return False
-        self._replace(directory, self._images(directory, listing, images.remembered(self._prober)))
-        return True
-
-    @staticmethod
-    def _images(
-        directory: DatastoreDirectory, listing: DatastoreListing, answers: images.Answers
-    ) -> dict[str, Node]:
-        unasked = images.unasked(images.of_listing(listing))
-        directory.doubtful = any(isinstance(answers(c), NebfsError) for c in unasked)
-        return images.images(listing, answers) | machines.directories(listing)
-
-    async def _parts(self, directory: PartsDirectory) -> tuple[Part, ...]:
-        holding = directory.holding
-        if directory.snapshots:
-            return holding.snapshots
-        if holding.deferred and self._backups is not None:
-            return await self._backups.disks(holding)
-        return holding.disks
-
-    async def _contents(self, offer: Offer) -> tuple[Content, ...]:
-        if self._openings is None:
-            return offer.contents
-        return await self._openings.contents(offer)
-
-    def _worth_asking_again(self, directory: Asked) -> bool:
-        age = trio.current_time() - directory.filled_at
-        files: Files | Disks | None = None
-        if isinstance(directory, AppDirectory) and directory.offer.deferred:
-            files = self._openings
-        elif isinstance(directory, PartsDirectory) and directory.holding.deferred:
-            files = self._backups
-        if files is not None and age > files.max_age:
-            return True
-        return directory.doubtful and age > self._settings.retry_after
-
-    def _ask_ahead(self, directory: AppDirectory) -> None:
-        """Ask about the next apps of a marketplace while somebody walks through it (`ls -R`)."""
-        market = directory.parent
-        if not isinstance(market, MarketplaceDirectory) or market.children is None:
-            return
-        now = trio.current_time()
-        walking = now - market.asked_at < WALK
-        market.asked_at = now
-        if not walking:
-            after = itertools.dropwhile(lambda n: n is not directory, market.children.values())
-            market.walk, market.lead = itertools.islice(after, 1, None), 0
-            return
-        market.lead -= 1
-        for app in itertools.islice(market.walk, min(AHEAD, max(WIDEST - market.lead, 0))):
-            market.lead += 1
-            if isinstance(app, AppDirectory) and app.children is None:
-                for content in app.offer.contents:
-                    if self._prober.known(content) is None:
-                        self._nursery.start_soon(self._ask_quietly, content)
-
-    async def _ask_quietly(self, content: Content) -> None:
-        try:
-            await self._prober.ask(content)
-        except NebfsError as exc:
-            log.debug("probe.ahead_failed", error=str(exc))
 
     def _by_id(self, directory: ByIdDirectory) -> dict[str, Node]:
         """Return links to everything by id, whatever it is called now."""
@@ -402,50 +256,14 @@ class Tree:
         )
 
     def _path_of(self, app: App, name: str) -> str:
-        """Return the path from `app`'s directory to the app called `name`.
-
-        As OpenNebula's own tools do, over all marketplaces, and the newest where names repeat; the
-        app's own marketplace comes first. A name that nobody has gives a dangling link.
-        """
-        snapshot = self._lists.current
-        best: App | None = None
-        for listing in snapshot.marketplaces if snapshot is not None else ():
-            for offer in listing.offers:
-                other = offer.app
-                if other.name == name and (
-                    best is None
-                    or (other.marketplace_id == app.marketplace_id, other.id)
-                    > (best.marketplace_id == app.marketplace_id, best.id)
-                ):
-                    best = other
-        if best is None:
-            return f"../{encode(name)}"
-        for place in (self._marketplaces.children or {}).values():
-            if (
-                isinstance(place, MarketplaceDirectory)
-                and place.listing.marketplace.id == best.marketplace_id
-            ):
-                if place.children is None:
-                    self._replace(place, self._listed(place))
-                for child in (place.children or {}).values():
-                    if child.key == ("app", best.id):
-                        return (
-                            f"../{child.name}"
-                            if best.marketplace_id == app.marketplace_id
-                            else f"../../{place.name}/{child.name}"
-                        )
-        return f"../{encode(name)}"
+        tops = (self._marketplaces.children or {}).values()
+        return links.path_to(app, name, self._lists.current, tops)
 
     def capacity(self, ino: int = ROOT) -> tuple[int, int]:
         """Return the bytes that the datastore in which `ino` is can hold, and those that are free;
         of all datastores together where it is in none.
         """
-        snapshot = self._lists.current
-        listed = [x.datastore for x in snapshot.datastores] if snapshot is not None else []
-        store = self._datastore_of(ino)
-        if store is not None:
-            listed = [d for d in listed if d.id == store] or listed
-        return sum(d.total_mb for d in listed) * MIB, sum(map(_free, listed)) * MIB
+        return links.capacity(self._lists.current, self._datastore_of(ino))
 
     def _datastore_of(self, ino: int) -> int | None:
         node: Node | None
@@ -532,8 +350,7 @@ class Tree:
             return {}
         if isinstance(directory, DatastoreDirectory):
             directory.filled_at = -math.inf  # what is not remembered is asked when somebody looks
-            answers = images.remembered(self._prober)
-            return self._images(directory, directory.listing, answers)
+            return self._insides.remembered(directory)
         return self._listed(directory)
 
     def _abandon(self, directory: Directory) -> None:
@@ -619,11 +436,3 @@ class Tree:
         self._invalid.clear()
         if told:
             self._on_invalid(told)
-
-
-def _free(store: Datastore) -> int:
-    """Return the MiB that may still be stored: an administrator may have set a limit."""
-    limit = store.template.get("LIMIT_MB").strip()
-    if not limit.isdecimal():
-        return store.free_mb
-    return max(min(store.free_mb, int(limit[:18]) - store.used_mb), 0)
