@@ -172,11 +172,11 @@ case "$*" in *install*) for name in {commands}; do
 """
 PACKAGES = (
     "xorriso squashfs-tools nginx-light docker-registry radosgw ceph-mon ceph-osd ceph-common"
-    " tinyproxy-bin openssh-server lvm2"
+    " tinyproxy-bin openssh-server restic lvm2"
 )
 COMMANDS = (
     "xorriso mksquashfs nginx docker-registry radosgw ceph-mon ceph-osd ceph-authtool"
-    " tinyproxy sshd lvs"
+    " tinyproxy sshd restic lvs"
 )
 
 

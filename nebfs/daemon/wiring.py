@@ -281,6 +281,7 @@ def _datastore_drivers(settings: Settings, fetcher: FetcherProcess) -> Datastore
             "lvm": {"mode": settings.datastores.lvm_mode},
             "netapp": settings.datastores.arrays,
             "purefa": settings.datastores.arrays,
+            "restic": settings.datastores.ssh,
             "rsync": settings.datastores.ssh,
             "virtiofs": {"directories": settings.datastores.directories},
         },

@@ -35,6 +35,7 @@ DRIVERS: Mapping[str, Entry] = {
     "lvm": Entry("nebfs.datastores.lvm", "LvmDatastore"),
     "netapp": Entry("nebfs.datastores.netapp", "NetappDatastore"),
     "purefa": Entry("nebfs.datastores.purefa", "PurefaDatastore"),
+    "restic": Entry("nebfs.datastores.restic", "ResticDatastore"),
     "rsync": Entry("nebfs.datastores.rsync", "RsyncDatastore"),
     "vcenter": Entry("nebfs.datastores.vcenter", "VcenterDatastore"),
     "virtiofs": Entry("nebfs.datastores.virtiofs", "VirtiofsDatastore"),

@@ -34,6 +34,7 @@ STORES = {
     "lvm": Store("stored_in_lvm"),
     "netapp": Store("stored_in_netapp", asked=True, far=netapp_pool.FAR),
     "purefa": Store("stored_in_purefa", asked=True, far=purefa_pool.FAR),
+    "restic": Store("stored_by_restic", kind="backup"),
     "rsync": Store("stored_by_rsync", kind="backup"),
     "vcenter": Store("stored_in_vcenter", asked=True, far=vcenter_pool.FAR),
     "virtiofs": Store("shared_directory", kind="directory"),

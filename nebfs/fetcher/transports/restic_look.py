@@ -2,8 +2,9 @@
 
 Asked with JSON ``{"snapshots": [ID, ...], "options": {...}}``; the first eight digits of an id are
 enough. Answered is ``{"snapshots": [...]}``: of each ``[errno, entries]``, and of an entry ``[name,
-place, kind, size, etag, head]``. The place is what is to follow the repository's address and
-``/trees/``; the head are the first bytes (base64) of a disk that is a qcow2 image.
+place, kind, size, etag, head, errno]``. The place is what is to follow the repository's address and
+``/trees/``; the head are the first bytes (base64) of a disk that is a qcow2 image, the errno that
+of reading them.
 
 OpenNebula names the files of a backup one by one, so a snapshot's paths are those. One that is a
 directory stands for the files in it.
@@ -13,9 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import json
 import posixpath
 import re
+
+import structlog
 
 from nebfs.errors import BadAnswer, Damaged, Missing, NebfsError, Unreachable, Unsupported
 from nebfs.fetcher.messages import CallAnswer, CallRequest
@@ -24,6 +28,8 @@ from nebfs.fetcher.transports.restic_files import etag_of
 from nebfs.fetcher.transports.restic_index import IDENTITY
 from nebfs.fetcher.transports.restic_places import Place, Repositories, options_of
 from nebfs.fetcher.transports.restic_repository import Repository
+
+log = structlog.get_logger()
 
 MAX_SNAPSHOTS = 1024
 
@@ -40,7 +46,7 @@ _QCOW2 = b"QFI\xfb"
 _SNAPSHOT = re.compile(r"[0-9a-f]{8,64}")
 _DISK = re.compile(r"disk\.[0-9]{1,9}\.[0-9]{1,9}")
 
-Entry = tuple[str, str, str, int, str, str]
+Entry = tuple[str, str, str, int, str, str, int]
 
 
 class Looks:
@@ -81,7 +87,9 @@ class _Looking:
 
     async def told(self, names: list[str]) -> list[tuple[int, list[Entry]]]:
         """Look at each of the snapshots; what is wrong with one alone is its own answer."""
+        # In this order: what a snapshot needs was in an index before it.
         found = await self._repository.snapshots(names)
+        await self._repository.ready()
         told: list[tuple[int, list[Entry]]] = []
         for name in names:
             snapshot = found[name]
@@ -135,9 +143,21 @@ class _Looking:
         return self._trees[identity]
 
     async def _entry(self, name: str, tree: bytes, node: Node) -> Entry:
-        head = b""
+        head, failed = b"", 0
         if node.content and _DISK.fullmatch(name):
-            async with self._gate:
-                head = (await self._repository.blob(node.content[:IDENTITY]))[:HEAD]
+            try:
+                async with self._gate:
+                    head = (await self._repository.blob(node.content[:IDENTITY]))[:HEAD]
+            except (Missing, BadAnswer, Damaged) as exc:
+                failed = errno.EIO
+                log.warning("restic.disk_unreadable", file=name, reason=str(exc))
         told = base64.b64encode(head.rstrip(b"\0")).decode() if head.startswith(_QCOW2) else ""
-        return name, f"{tree.hex()}/{name}", node.kind, node.size, etag_of(node.content), told
+        return (
+            name,
+            f"{tree.hex()}/{name}",
+            node.kind,
+            node.size,
+            etag_of(node.content),
+            told,
+            failed,
+        )

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from cachetools import TTLCache
 
@@ -192,16 +191,17 @@ class Repositories:
         raise Refused(f"{unknown}: {_remedy(place)}", url=place.address)
 
     def _store(self, place: Place) -> Store:
-        parts = urlsplit(place.address)
-        match parts.scheme:
-            case "file":
-                patience = self._settings.stall_timeout
-                return Directory(parts.path, self._disks, patience)
+        # By hand and not by urlsplit(): a path may hold any character, and is written as it is.
+        scheme, _, rest = place.address.partition("://")
+        host, slash, path = rest.partition("/")
+        match scheme:
+            case "file" if not host:
+                return Directory(slash + path, self._disks, self._settings.stall_timeout)
             case "sftp":
-                return self._sftp(place, parts.netloc, parts.path)
+                return self._sftp(place, host, slash + path)
             case "http" | "https":
                 return self._bucket(place)
-        raise Unsupported("repositories are not read from there", scheme=parts.scheme)
+        raise Unsupported("repositories are not read from there", scheme=scheme)
 
     def _sftp(self, place: Place, host: str, path: str) -> Store:
         try:

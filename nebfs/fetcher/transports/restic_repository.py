@@ -98,6 +98,10 @@ class Repository:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
+    async def ready(self) -> None:
+        """Load the index, if that was not done. Raises NebfsError."""
+        await self._known()
+
     async def snapshots(self, names: Iterable[str]) -> dict[str, Snapshot | NebfsError]:
         """Return the snapshots with these names, of which the first digits are enough.
 
