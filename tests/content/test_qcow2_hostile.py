@@ -151,12 +151,14 @@ async def test_what_is_beneath_is_what_we_say_and_not_what_the_image_says(tmp_pa
     assert await reader.pread(4000, 8) == bytes(8)
 
 
-async def test_encrypted_images_are_refused(tmp_path):
+@pytest.mark.parametrize("method", [1, 2])
+async def test_encrypted_images_are_refused(tmp_path, method):
+    """AES and LUKS. qemu-img takes seconds to derive a key, and fails where it cannot time that."""
     path = tmp_path / "image"
-    # The shortest that it lets the derivation of the key take, which is the time this takes.
-    secret = "secret,id=s,data=password"
-    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
-    run("qemu-img", "create", "-f", "qcow2", "--object", secret, "-o", options, path, "1M")
+    run("qemu-img", "create", "-f", "qcow2", path, "1M")
+    with path.open("r+b") as file:
+        file.seek(32)
+        file.write(struct.pack(">I", method))
     await refused(path, "encrypted")
 
 

@@ -12,6 +12,7 @@ may name any file of this machine.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -43,7 +44,9 @@ UNPACKED: Final = 8 * MIB
 GAP: Final = 64 * KIB
 """Bytes between two compressed clusters up to which they are read with one request."""
 
-unpack_threads: Final = trio.CapacityLimiter(2)
+THREADS: Final = max(2, min(4, os.cpu_count() or 2))
+unpack_threads: Final = trio.CapacityLimiter(THREADS)
+"""Unpacking leaves the interpreter alone, and so threads of it run side by side."""
 
 
 class Qcow2:
@@ -229,12 +232,7 @@ class Qcow2:
                 wanted[number] = place_of(run.host, self._bits, self._file.size)
         for batch in _batches(wanted):
             parts = await self._packed([wanted[number] for number in batch])
-            if len(batch) * self._cluster <= IN_PLACE:
-                unpacked = unpack_all(self._unpack, parts, self._cluster)
-            else:
-                unpacked = await trio.to_thread.run_sync(
-                    unpack_all, self._unpack, parts, self._cluster, limiter=unpack_threads
-                )
+            unpacked = await self._unpack_parts(parts)
             found.update(zip(batch, unpacked, strict=True))
             self._unpacked.update(zip(batch, unpacked, strict=True))
         for run in runs:
@@ -242,11 +240,41 @@ class Qcow2:
             at = run.start & (self._cluster - 1)
             into[run.start - base : run.start - base + run.length] = cluster[at : at + run.length]
 
+    async def _unpack_parts(self, parts: Sequence[memoryview]) -> list[bytes]:
+        """Unpack clusters: a few at once, many in worker threads, which share them."""
+        if len(parts) * self._cluster <= IN_PLACE:
+            return unpack_all(self._unpack, parts, self._cluster)
+        share = -(-len(parts) // THREADS)
+        shares: dict[int, list[bytes]] = {}
+        failures: list[NebfsError] = []
+
+        async def unpack(start: int) -> None:
+            try:
+                shares[start] = await trio.to_thread.run_sync(
+                    unpack_all,
+                    self._unpack,
+                    parts[start : start + share],
+                    self._cluster,
+                    limiter=unpack_threads,
+                )
+            except NebfsError as exc:
+                failures.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            for start in range(0, len(parts), share):
+                nursery.start_soon(unpack, start)
+        if failures:
+            raise failures[0]
+        return [cluster for _, some in sorted(shares.items()) for cluster in some]
+
     async def _packed(self, places: Sequence[Place]) -> list[memoryview]:
         """Read compressed clusters, all with one request. The places are near each other."""
         start = min(offset for offset, _ in places)
         stop = max(offset + length for offset, length in places)
-        data = memoryview(bytes(await self._file.pread(start, stop - start)))
+        view = self._file.warm(start, stop - start)
+        if view is None:
+            view = memoryview(await self._file.pread(start, stop - start))
+        data = memoryview(bytes(view))  # threads are to read it, and the view is good for now only
         return [data[offset - start : offset - start + length] for offset, length in places]
 
     # --- the rest -----------------------------------------------------------------------------
