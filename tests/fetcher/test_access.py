@@ -27,6 +27,8 @@ SOME = Accesses(
         "https://files.example.org": ONE,
         "https://Files.example.org/market/": TWO,
         "s3://Images": BUCKET,
+        "sftp://backup.example.org/srv/107": TWO,
+        "file:///mnt/backups": ONE,
     }
 )
 
@@ -45,6 +47,12 @@ SOME = Accesses(
         ("https://more.files.example.org/market", NOBODY),
         ("s3://Images/key", BUCKET),
         ("s3://images/key", NOBODY),
+        ("sftp://backup.example.org:22/srv/107/42", TWO),
+        ("sftp://backup.example.org/srv/1074", NOBODY),
+        ("sftp://backup.example.org:2222/srv/107/42", NOBODY),
+        ("file:///mnt/backups/107/42", ONE),
+        ("file:///mnt/backups2", NOBODY),
+        ("file://host/mnt/backups", NOBODY),
         ("not an address", NOBODY),
         ("https://[::1/", NOBODY),
     ],
@@ -71,6 +79,10 @@ def test_every_setting_is_read_and_no_secret_is_in_a_repr(written, tmp_path):
         proxy = "http://canary:canary@proxy:3128"
         ["https://b.example.org"]
         bearer-token = "canary"
+        ["sftp://backup1/srv"]
+        repository-password-file = "word"
+        ["file:///srv"]
+        repository-password = "canary"
         ["s3://images"]
         access-key-id = "canary"
         secret-access-key = "canary"
@@ -85,6 +97,10 @@ def test_every_setting_is_read_and_no_secret_is_in_a_repr(written, tmp_path):
     assert first.authorization == "Basic Ym9iOmZyb20gYSBmaWxl"
     assert first.certificates == (str(tmp_path / "ca.pem"), "", "")
     assert found.of("https://b.example.org").authorization == "Bearer canary"
+    assert found.of("sftp://backup1/srv/107/42").repository_password == "from a file"
+    kept = found.of("file:///srv/107/42")
+    assert kept.repository_password == "canary"
+    assert "canary" not in repr(kept)
     keys = found.of("s3://images/a")
     assert keys.anonymous
     assert "canary" not in repr(first) + repr(keys) + repr(found)
@@ -104,6 +120,7 @@ def test_every_setting_is_read_and_no_secret_is_in_a_repr(written, tmp_path):
         ('["https://host"]\npassword = "canary\\nX: y"', "line break"),
         ('["https://host"]\nca-file = "gone.pem"', "gone.pem cannot be read"),
         ('["https://host"]\npassword-file = "gone"', "gone cannot be read"),
+        ('["https://h"]\nrepository-password-file = "gone"', "repository-password-file: /"),
     ],
 )
 def test_mistakes_are_said_and_nothing_is_repeated(written, text, words):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import random
 import shutil
 import subprocess
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -144,6 +146,64 @@ def test_neighbours_come_with_one_read_and_one_waiter_after_the_other(
     target.check()
     blobs = SIZE >> 20
     assert len(reads.paths) < blobs
+
+
+def test_the_loop_goes_on_while_the_processor_works(repository, target, monkeypatch):
+    """What takes long is done in other threads: the password, the blobs, the documents."""
+    seen = {}
+
+    def noted(name, work):
+        def wrapper(*args, **kwargs):
+            seen.setdefault(name, set()).add(threading.get_ident())
+            return work(*args, **kwargs)
+
+        return wrapper
+
+    for module, name in (
+        (restic_places, "unlocked"),
+        (restic_repository, "opened"),
+        (restic_repository, "unpacked"),
+        (restic_repository.documents, "read_tree"),
+        (restic_repository.documents, "read_index"),
+    ):
+        monkeypatch.setattr(module, name, noted(name, getattr(module, name)))
+    read(repository, target, ALL)
+    assert set(seen) == {"unlocked", "opened", "unpacked", "read_tree", "read_index"}
+    assert threading.get_ident() not in set().union(*seen.values())
+
+
+def test_repositories_that_nobody_used_for_long_are_let_go(repository, tmp_path, monkeypatch):
+    monkeypatch.setattr(restic_places, "MAX_REPOSITORIES", 1)
+    other = tmp_path / "other"
+    shutil.copytree(repository.path, other)
+
+    async def use(transport):
+        for address in (repository.address, f"file://{other}", repository.address):
+            (files,) = await look(transport, address, repository.snapshot)
+            assert "disk.0.0" in files
+            kept = transport._repositories._kept
+            assert [place.address for place in kept] == [address]
+
+    run(use)
+
+
+def test_many_who_wait_for_one_repository_unlock_it_once(repository, monkeypatch):
+    tried = []
+    unlock = restic_places.unlocked
+    monkeypatch.setattr(
+        restic_places, "unlocked", lambda *args: tried.append(args) or unlock(*args)
+    )
+
+    async def use(transport):
+        asking = [look(transport, repository.address, repository.snapshot) for _ in range(5)]
+        first = asyncio.create_task(asking.pop())
+        await asyncio.sleep(0)
+        first.cancel()  # one that gives up does not take it from the others
+        return await asyncio.gather(*asking)
+
+    found = run(use)
+    assert len(found) == 4
+    assert len(tried) == 1
 
 
 def test_another_version_than_the_one_expected_is_not_written(repository, target):
