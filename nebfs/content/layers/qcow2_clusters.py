@@ -7,6 +7,7 @@ unpacked, whatever it says about itself.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import zstandard
@@ -59,11 +60,26 @@ def _deflate(data: bytes | memoryview, size: int) -> bytes:
     return _whole(found, size)
 
 
+_contexts = threading.local()
+
+
+def _context() -> zstandard.ZstdDecompressor:
+    """Return this thread's: making one takes as long as unpacking a cluster."""
+    try:
+        context: zstandard.ZstdDecompressor = _contexts.zstd
+    except AttributeError:
+        context = _contexts.zstd = zstandard.ZstdDecompressor(max_window_size=1 << WINDOW)
+    return context
+
+
 def _zstd(data: bytes | memoryview, size: int) -> bytes:
     try:
-        context = zstandard.ZstdDecompressor(max_window_size=1 << WINDOW)
-        with context.stream_reader(data) as stream:
-            found = stream.read(size)
+        context = _context()
+        if zstandard.frame_content_size(data) == size:
+            found = context.decompress(data)  # as long as the frame says, and no longer
+        else:
+            with context.stream_reader(data) as stream:
+                found = stream.read(size)
     except (zstandard.ZstdError, MemoryError) as exc:
         raise Damaged("a compressed cluster of the qcow2 image cannot be unpacked") from exc
     return _whole(found, size)
