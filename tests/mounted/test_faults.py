@@ -369,7 +369,7 @@ def test_a_cache_that_cannot_be_made_is_said_and_reads_go_on(make_mount, servers
 # --- coming and going ---------------------------------------------------------------------------
 
 
-def test_changes_in_the_cloud_are_seen_after_a_refresh(mount, cloud):
+def test_changes_in_the_cloud_are_seen_after_a_refresh(mount, cloud, tools):
     market = mount.path / "marketplaces/Private HTTP"
     assert "twin" in os.listdir(market)
     cloud.rename_app(20, "renamed app")
@@ -379,10 +379,11 @@ def test_changes_in_the_cloud_are_seen_after_a_refresh(mount, cloud):
     names = os.listdir(market)
     assert "renamed app" in names
     assert "tiny raw app" not in names
-    assert not (market / "tiny qcow2 app").exists()
+    # The kernel is told in a thread, a moment after the refresh is over.
+    tools.wait_until(lambda: not (market / "tiny qcow2 app").exists())
     assert (market / "renamed app/app.json").exists()
     assert mount.image("renamed image.raw").exists()
-    assert not mount.image("tiny raw.raw").exists()
+    tools.wait_until(lambda: not mount.image("tiny raw.raw").exists())
 
 
 def test_the_emoji_fault_hides_one_app_and_no_other(make_mount, servers, cloud):
