@@ -21,7 +21,7 @@ writing and reading snapshots happens in worker threads.
 
 from nebfs.catalog.catalog import Catalog, Documents
 from nebfs.catalog.compare import changed_places, differs
-from nebfs.catalog.openings import Backups, Openings
+from nebfs.catalog.openings import Backups, Keeping, Openings
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
 from nebfs.catalog.survey import FrontEnd, Surveyor
 
@@ -32,6 +32,7 @@ __all__ = [
     "DatastoreListing",
     "Documents",
     "FrontEnd",
+    "Keeping",
     "MarketplaceListing",
     "Openings",
     "Surveyor",

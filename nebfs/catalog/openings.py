@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
@@ -39,26 +40,32 @@ AskDisks = Callable[[Datastore, Holding], Awaitable[tuple[Part, ...]]]
 Found = TypeVar("Found")
 
 
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How answers are kept: as `document`, for `max_age` seconds. One question takes at most
+    `timeout` seconds.
+    """
+
+    documents: Documents
+    document: str
+    timeout: float
+    max_age: float
+    now: Callable[[], float] = time.time
+
+
 class Remembered(Generic[Found]):
-    """What was asked about single objects, for `max_age` seconds before asking again."""
+    """What was asked about single objects."""
 
     def __init__(
-        self,
-        documents: Documents,
-        adapter: TypeAdapter[dict[str, tuple[float, tuple[Found, ...]]]],
-        *,
-        document: str,
-        timeout: float,
-        max_age: float,
-        now: Callable[[], float] = time.time,
+        self, keeping: Keeping, adapter: TypeAdapter[dict[str, tuple[float, tuple[Found, ...]]]]
     ) -> None:
-        """`adapter` reads and writes what is kept. One question takes at most `timeout` seconds."""
-        self._documents = documents
+        """`adapter` reads and writes what is kept."""
+        self._documents = keeping.documents
+        self._document = keeping.document
+        self._timeout = keeping.timeout
+        self.max_age = keeping.max_age
+        self._now = keeping.now
         self._adapter = adapter
-        self._document = document
-        self._timeout = timeout
-        self.max_age = max_age
-        self._now = now
         self._known: LRUCache[str, tuple[float, tuple[Found, ...]]] = LRUCache(REMEMBERED)
         self._failed: TTLCache[str, NebfsError] = TTLCache(1024, REFUSED_FOR, trio.current_time)
         self._dirty = False
@@ -126,21 +133,10 @@ class Openings(Remembered[Content]):
     """Remembers the files of deferred offers."""
 
     def __init__(
-        self,
-        ask: Ask,
-        current: Callable[[], CloudSnapshot | None],
-        documents: Documents,
-        *,
-        document: str,
-        timeout: float,
-        max_age: float,
-        now: Callable[[], float] = time.time,
+        self, ask: Ask, current: Callable[[], CloudSnapshot | None], keeping: Keeping
     ) -> None:
-        """`current` is the newest snapshot. One question takes at most `timeout` seconds."""
-        adapter = TypeAdapter(dict[str, tuple[float, tuple[Content, ...]]])
-        super().__init__(
-            documents, adapter, document=document, timeout=timeout, max_age=max_age, now=now
-        )
+        """`current` is the newest snapshot."""
+        super().__init__(keeping, TypeAdapter(dict[str, tuple[float, tuple[Content, ...]]]))
         self._ask = ask
         self._current = current
 
@@ -171,21 +167,10 @@ class Backups(Remembered[Part]):
     """Remembers the disks of deferred holdings."""
 
     def __init__(
-        self,
-        ask: AskDisks,
-        current: Callable[[], CloudSnapshot | None],
-        documents: Documents,
-        *,
-        document: str,
-        timeout: float,
-        max_age: float,
-        now: Callable[[], float] = time.time,
+        self, ask: AskDisks, current: Callable[[], CloudSnapshot | None], keeping: Keeping
     ) -> None:
-        """`current` is the newest snapshot. One question takes at most `timeout` seconds."""
-        adapter = TypeAdapter(dict[str, tuple[float, tuple[Part, ...]]])
-        super().__init__(
-            documents, adapter, document=document, timeout=timeout, max_age=max_age, now=now
-        )
+        """`current` is the newest snapshot."""
+        super().__init__(keeping, TypeAdapter(dict[str, tuple[float, tuple[Part, ...]]]))
         self._ask = ask
         self._current = current
 

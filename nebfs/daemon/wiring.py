@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import trio
 
 from nebfs import marketplaces
 from nebfs.blocks import DiskStore, Documents, MemoryStore, Store
-from nebfs.catalog import Backups, Catalog, CloudSnapshot, Openings, Surveyor
+from nebfs.catalog import Backups, Catalog, CloudSnapshot, Keeping, Openings, Surveyor
 from nebfs.config import Settings
 from nebfs.content import Library, LibrarySettings, Prober
 from nebfs.datastores import DatastoreDrivers, DeferringDatastore, SystemDatastore
@@ -93,23 +93,18 @@ async def built(settings: Settings) -> AsyncIterator[House]:
             )
             prober = Prober(fetcher, documents, timeout=settings.listing_deadline)
             await prober.load()
-            openings = Openings(
-                partial(_files_of, settings, fetcher),
-                lambda: catalog.current,
+            keeping = Keeping(
                 documents,
-                document=f"openings-{identity}.json",
+                f"openings-{identity}.json",
                 timeout=settings.listing_deadline,
                 max_age=max(settings.refresh_interval, OPENED_FOR),
+            )
+            openings = Openings(
+                partial(_files_of, settings, fetcher), lambda: catalog.current, keeping
             )
             await openings.load()
-            backups = Backups(
-                partial(_disks_of, drivers),
-                lambda: catalog.current,
-                documents,
-                document=f"backups-{identity}.json",
-                timeout=settings.listing_deadline,
-                max_age=max(settings.refresh_interval, OPENED_FOR),
-            )
+            keeping = replace(keeping, document=f"backups-{identity}.json")
+            backups = Backups(partial(_disks_of, drivers), lambda: catalog.current, keeping)
             await backups.load()
             try:
                 await catalog.start()

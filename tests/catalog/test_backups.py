@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from nebfs.catalog import Backups, CloudSnapshot, DatastoreListing
+from nebfs.catalog import Backups, CloudSnapshot, DatastoreListing, Keeping
 from nebfs.errors import NebfsError, Unreachable
 from nebfs.model import Content, Datastore, Holding, Image, Increment, Locator, Part
 
@@ -41,11 +41,7 @@ def made(driver, shelf, snapshot=SNAPSHOT):
     return Backups(
         driver,
         lambda: snapshot,
-        shelf,
-        document="backups",
-        timeout=20.0,
-        max_age=600.0,
-        now=trio.current_time,
+        Keeping(shelf, "backups", timeout=20.0, max_age=600.0, now=trio.current_time),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from nebfs.catalog import CloudSnapshot, MarketplaceListing, Openings
+from nebfs.catalog import CloudSnapshot, Keeping, MarketplaceListing, Openings
 from nebfs.errors import Missing, NebfsError, TimedOut, Unreachable
 from nebfs.model import App, Content, Locator, Marketplace, Offer
 
@@ -46,11 +46,7 @@ def make(driver, shelf, snapshot=SNAPSHOT):
     return Openings(
         driver,
         lambda: snapshot,
-        shelf,
-        document="openings",
-        timeout=20.0,
-        max_age=600.0,
-        now=trio.current_time,
+        Keeping(shelf, "openings", timeout=20.0, max_age=600.0, now=trio.current_time),
     )
 
 
