@@ -6,8 +6,11 @@ import asyncio
 import json
 from dataclasses import replace
 
+import pytest
+
 from nebfs.fetcher.messages import CallRequest
 from nebfs.fetcher.settings import FetcherSettings
+from nebfs.fetcher.transports import restic_repository
 from nebfs.fetcher.transports.restic import Restic
 from nebfs.model import Locator
 from tests.datastores.restic_pool import PASSWORD
@@ -15,6 +18,12 @@ from tests.datastores.restic_pool import PASSWORD
 SLOT = 128 << 10
 QUICK = FetcherSettings(connect_timeout=10, stall_timeout=10, trust_env=False)
 KNOWN = {"password": PASSWORD}
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    """Look for a newer index at once."""
+    monkeypatch.setattr(restic_repository, "FRESH", 0.0)
 
 
 def run(use, settings=QUICK):

@@ -9,7 +9,6 @@ import random
 import shutil
 import subprocess
 import threading
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,7 +21,17 @@ from nebfs.fetcher.transports.restic_places import FilePlace
 from nebfs.fetcher.transports.restic_stores import Directory
 from nebfs.model import Locator, Revision
 from tests.datastores.restic_pool import PASSWORD, Restic, packs
-from tests.fetcher.restic_asking import KNOWN, QUICK, SLOT, Reads, bring, locator, look, run
+from tests.fetcher.restic_asking import (
+    KNOWN,
+    QUICK,
+    SLOT,
+    Reads,
+    bring,
+    locator,
+    look,
+    no_waiting,  # noqa: F401 - a fixture
+    run,
+)
 
 SIZE = (12 << 20) + 777
 
@@ -187,7 +196,7 @@ def test_repositories_that_nobody_used_for_long_are_let_go(repository, tmp_path,
     run(use)
 
 
-def test_many_who_wait_for_one_repository_unlock_it_once(repository, monkeypatch):
+def test_many_who_wait_for_one_repository_unlock_it_once(repository, target, monkeypatch):
     tried = []
     unlock = restic_places.unlocked
     monkeypatch.setattr(
@@ -199,9 +208,13 @@ def test_many_who_wait_for_one_repository_unlock_it_once(repository, monkeypatch
         first = asyncio.create_task(asking.pop())
         await asyncio.sleep(0)
         first.cancel()  # one that gives up does not take it from the others
-        return await asyncio.gather(*asking)
+        found = await asyncio.gather(*asking)
+        where = locator(repository.address, found[0][0]["disk.0.0"])
+        await asyncio.gather(*(bring(transport, where, target, (n, n + 1)) for n in range(4)))
+        return found
 
     found = run(use)
+    target.check()
     assert len(found) == 4
     assert len(tried) == 1
 
@@ -353,7 +366,6 @@ def test_a_link_or_a_pipe_in_the_place_of_a_pack_holds_nobody(repository, target
 
 def test_blobs_that_were_moved_by_a_prune_are_found_again(tmp_path, make_target, monkeypatch):
     monkeypatch.setattr(restic_places, "KEPT_BLOBS", 9 << 20)
-    monkeypatch.setattr(restic_repository, "FRESH", 0.0)
     files = tmp_path / "backup"
     files.mkdir()
     common = random.Random(1).randbytes(8 << 20)
@@ -393,7 +405,6 @@ def test_a_backup_that_is_made_meanwhile_is_found(repository, make_target):
 
     async def use(transport):
         await look(transport, repository.address, repository.snapshot)
-        time.sleep(restic_repository.FRESH)
         snapshot = repository.restic.backup(later)
         (files,) = await look(transport, repository.address, snapshot)
         await bring(transport, locator(repository.address, files["disk.0.1"]), target, (0, 10))

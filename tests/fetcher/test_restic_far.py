@@ -14,7 +14,17 @@ from nebfs.errors import BadAnswer, Damaged, Missing, Refused, Unreachable, Unsu
 from nebfs.fetcher.transports.restic_s3 import S3Store
 from nebfs.fetcher.transports.restic_sftp import SftpStore
 from tests.datastores.restic_pool import PASSWORD, Restic, packs
-from tests.fetcher.restic_asking import KNOWN, QUICK, SLOT, Reads, bring, locator, look, run
+from tests.fetcher.restic_asking import (
+    KNOWN,
+    QUICK,
+    SLOT,
+    Reads,
+    bring,
+    locator,
+    look,
+    no_waiting,  # noqa: F401 - a fixture
+    run,
+)
 from tests.fetcher.s3_asking import no_keys_of_this_machine  # noqa: F401 - a fixture
 from tests.fetcher.service import Service, Told, make_certificates
 from tests.fetcher.sshd import Sshd, keygen

@@ -19,7 +19,14 @@ from nebfs.fetcher.transports.restic_index import Index, Part
 from nebfs.fetcher.transports.restic_sealing import SEAL, Keys, opened, unlocked, unpacked
 from nebfs.fetcher.transports.restic_stores import sums
 from tests.datastores.restic_pool import PASSWORD, Restic, master_keys, seal
-from tests.fetcher.restic_asking import SLOT, bring, locator, look, run
+from tests.fetcher.restic_asking import (
+    SLOT,
+    bring,
+    locator,
+    look,
+    no_waiting,  # noqa: F401 - a fixture
+    run,
+)
 
 KEYS = Keys(bytes(range(32)), bytes(range(16)), bytes(range(50, 66)))
 ID = "ab" * 32

@@ -45,6 +45,7 @@ class Restic:
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._files.aclose()
         await self._repositories.aclose()
 
     async def call(self, request: CallRequest) -> CallAnswer:

@@ -6,6 +6,7 @@ directory's tree; the lengths of the blobs, and so where each begins, are in the
 
 from __future__ import annotations
 
+import asyncio
 import bisect
 import hashlib
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ from nebfs.fetcher.transports.restic_repository import Repository
 from nebfs.model import Revision
 
 KEPT = 192 << 20
-"""Bytes of lists of blobs that are kept: 40 for each blob, so those of 4 TiB of disks."""
+"""Bytes of lists of blobs that are kept: 40 for each blob, so those of 4 TiB of disks. One file may
+have half of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,16 @@ class File:
     identities: bytes
     ends: npt.NDArray[np.int64]
     """Of each blob, the offset behind it."""
+    revision: Revision
+    """It is named by what is in it."""
 
-    @property
-    def revision(self) -> Revision:
-        """Its version: it is named by what is in it."""
-        size = int(self.ends[-1]) if len(self.ends) else 0
-        return Revision(size, etag=etag_of(self.identities))
+    @classmethod
+    def of(cls, node: Node, sizes: npt.NDArray[np.int64]) -> File:
+        """Make one of blobs of these lengths. Raises Damaged. Slow."""
+        ends: npt.NDArray[np.int64] = np.cumsum(sizes)
+        if (int(ends[-1]) if len(ends) else 0) != node.size:
+            raise Damaged("the parts of a file in the backup do not add up to it")
+        return cls(node.content, ends, Revision(node.size, etag=etag_of(node.content)))
 
     def cuts(self, start: int, stop: int) -> Iterator[Cut]:
         """Give what of which blobs the bytes [start, stop) are, which are within the file."""
@@ -72,6 +78,7 @@ class Files:
 
     def __init__(self, repositories: Repositories) -> None:
         self._repositories = repositories
+        self._making: dict[tuple[str, bytes, str], asyncio.Task[File]] = {}
         self._kept: LRUCache[tuple[str, bytes, str], File] = LRUCache(
             KEPT, getsizeof=lambda file: 40 * len(file.ends) + 200
         )
@@ -80,20 +87,33 @@ class Files:
         """Return a file and its repository. Raises Missing, Damaged, and what reading raises."""
         repository = await self._repositories.at(place.repository)
         key = place.repository.address, place.tree, place.name
-        file = self._kept.get(key)
-        if file is None:
-            node = (await repository.tree(place.tree)).get(place.name)
-            if node is None or node.kind != "file":
-                raise Missing("there is no such file in the backup")
-            file = await self._file(repository, node)
-            self._kept[key] = file
-        return repository, file
+        known = self._kept.get(key)
+        if known is not None:
+            return repository, known
+        making = self._making.get(key)
+        if making is None:
+            making = self._making[key] = asyncio.create_task(self._made(repository, place))
+            making.add_done_callback(partial(self._done, key))
+        # Many may wait for it; one that gives up does not take it from the others.
+        return repository, await asyncio.shield(making)
 
-    async def _file(self, repository: Repository, node: Node) -> File:
+    async def aclose(self) -> None:
+        """Wait until nothing of it runs."""
+        making = list(self._making.values())
+        for task in making:
+            task.cancel()
+        await asyncio.gather(*making, return_exceptions=True)
+
+    def _done(self, key: tuple[str, bytes, str], task: asyncio.Task[File]) -> None:
+        del self._making[key]
+        if not task.cancelled() and task.exception() is None:  # perhaps nobody waits for it
+            self._kept[key] = task.result()
+
+    async def _made(self, repository: Repository, place: FilePlace) -> File:
+        node = (await repository.tree(place.tree)).get(place.name)
+        if node is None or node.kind != "file":
+            raise Missing("there is no such file in the backup")
         if 40 * (len(node.content) // IDENTITY) > KEPT // 2:
             raise Unsupported("a file of the backup has too many parts", bytes=node.size)
         sizes = await repository.sizes(node.content)
-        ends: npt.NDArray[np.int64] = await self._repositories.cpu.run(partial(np.cumsum, sizes))
-        if (int(ends[-1]) if len(ends) else 0) != node.size:
-            raise Damaged("the parts of a file in the backup do not add up to it")
-        return File(node.content, ends)
+        return await self._repositories.cpu.run(partial(File.of, node, sizes))

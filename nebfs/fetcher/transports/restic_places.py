@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -89,6 +90,7 @@ class Repositories:
         self._blobs: Blobs = Blobs(KEPT_BLOBS, getsizeof=len)
         self._cpu = Cpu()
         self._disks = Threads(_DISK_THREADS, "the repository's directory does not answer")
+        self._made: weakref.WeakSet[Repository] = weakref.WeakSet()
         self._kept: OrderedDict[Place, asyncio.Task[Repository]] = OrderedDict()
         self._refused: TTLCache[bytes, Refused] = TTLCache(64, REFUSED_FOR)
         self._hosts: Hosts | None = None
@@ -105,10 +107,9 @@ class Repositories:
         kept = list(self._kept.values())
         for task in kept:
             task.cancel()
-        found = await asyncio.gather(*kept, return_exceptions=True)
-        for one in found:
-            if isinstance(one, Repository):
-                await one.aclose()
+        await asyncio.gather(*kept, return_exceptions=True)
+        for one in list(self._made):
+            await one.aclose()
         if self._hosts is not None:
             await self._hosts.aclose()
         if self._buckets is not None:
@@ -163,7 +164,9 @@ class Repositories:
         config = await store.load("config", SMALL)
         text = await self._cpu.run(partial(unpacked, keys, config, "", SMALL))
         restic_documents.check_config(text)
-        return Repository(place.address, store, keys, self._blobs, self._cpu)
+        made = Repository(place.address, store, keys, self._blobs, self._cpu)
+        self._made.add(made)
+        return made
 
     async def _keys(self, store: Store, password: str) -> Keys | None:
         for name in sorted(await store.names("keys"))[:MAX_KEYS]:

@@ -47,7 +47,7 @@ INDEXES = 4
 """Index files that are read at a time."""
 
 FRESH = 1.0
-"""Seconds for which an index is believed not to have become another."""
+"""Seconds between two looks for a newer index, however much is not found meanwhile."""
 
 Blobs = LRUCache[tuple[str, bytes], bytes]
 """Opened blobs, by the address of their repository and their SHA-256."""
@@ -247,8 +247,6 @@ class Repository:
         """Return another index than the one that is known, if there is one by now."""
         if self._index is not None and self._index is not known:
             return self._index
-        if self._index is not None and self._loop.time() - self._looked < FRESH:
-            return self._index
         if self._looking is None:
             self._looking = self._loop.create_task(self._look())
             self._running.add(self._looking)
@@ -263,6 +261,8 @@ class Repository:
 
     async def _look(self) -> Index:
         index = self._index or Index()
+        if self._index is not None:
+            await asyncio.sleep(self._looked + FRESH - self._loop.time())
         for _ in range(3):
             names = await self._store.names("index")
             gone, fresh = set(index.files) - names, sorted(names - set(index.files))
