@@ -44,6 +44,10 @@ UNPACKED: Final = 8 * MIB
 GAP: Final = 64 * KIB
 """Bytes between two compressed clusters up to which they are read with one request."""
 
+TOGETHER: Final = 16
+"""Pieces of one read that are asked for at a time. Of a disk in scattered clusters of 512 bytes one
+read may have 2048, each of which would be a task, and far away a request with a descriptor."""
+
 THREADS: Final = max(2, min(4, os.cpu_count() or 2))
 unpack_threads: Final = trio.CapacityLimiter(THREADS)
 """Unpacking leaves the interpreter alone, and so threads of it run side by side."""
@@ -169,17 +173,19 @@ class Qcow2:
     async def _fill_all(self, runs: Sequence[Run], into: memoryview, base: int) -> None:
         """Bring several runs at once. Raises the first failure by itself, not in a group."""
         failures: list[NebfsError] = []
+        waiting = iter(runs)
 
-        async def fill(run: Run) -> None:
+        async def fill() -> None:
             try:
-                await self._fill(run, into, base)
+                for run in waiting:
+                    await self._fill(run, into, base)
             except NebfsError as exc:
                 failures.append(exc)
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            for run in runs:
-                nursery.start_soon(fill, run)
+            for _ in range(min(TOGETHER, len(runs))):
+                nursery.start_soon(fill)
         if failures:
             raise failures[0]
 
