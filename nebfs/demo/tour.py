@@ -125,6 +125,7 @@ class _Guide:
         self._copy_app()
         self._copy_image()
         self._checksums()
+        self._raw_disk()
         self._middle()
         self._status()
 
@@ -273,6 +274,17 @@ class _Guide:
         if not good or any("FAILED" in text for text in said):
             raise StepError("CHECKSUMS do not verify", said=" / ".join(said))
         _result(self.console, ", ".join(good))
+
+    def _raw_disk(self) -> None:
+        published = self.app / f"{self.app.name}.qcow2"
+        disk = self.mountpoint / "raw" / published.relative_to(self.mountpoint).with_suffix(".raw")
+        argv = ["qemu-img", "compare", "-f", "qcow2", "-F", "raw", str(published), str(disk)]
+        self._step("The disk inside the image, as a plain raw disk", argv)
+        packed, plain = published.stat().st_size, disk.stat().st_size
+        _result(
+            self.console,
+            f"{format_size(packed)} as published, {format_size(plain)} as a disk, the same bytes",
+        )
 
     def _middle(self) -> None:
         name = "Big Sparse Disk"
