@@ -37,6 +37,11 @@ STAND_IN = """
         md5 = hashlib.md5(disk.read_bytes()).hexdigest()
         lines = [f"MD5 ({disk.name}) = {md5}", f"SHA256 ({disk.name}) = {digest}", ""]
         (alpine / "CHECKSUMS").write_text(os.linesep.join(lines))
+        raw = tree / "raw" / alpine.relative_to(tree)
+        raw.mkdir(parents=True)
+        inside = raw / "Alpine Linux 3.20.raw"
+        convert = ["qemu-img", "convert", "-O", "raw", disk, inside]
+        subprocess.run(convert, check=True)
         images = tree / "datastores" / "default"
         images.mkdir(parents=True)
         shutil.copy(public / "disk.raw", images / "tiny raw.raw")
