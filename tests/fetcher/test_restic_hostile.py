@@ -17,10 +17,11 @@ from nebfs.fetcher.transports import restic_index
 from nebfs.fetcher.transports.restic_documents import Packed
 from nebfs.fetcher.transports.restic_index import Index, Part
 from nebfs.fetcher.transports.restic_sealing import SEAL, Keys, opened, unlocked, unpacked
-from nebfs.fetcher.transports.restic_stores import sums
+from nebfs.fetcher.transports.restic_stores import Directory, sums
 from tests.datastores.restic_pool import PASSWORD, Restic, master_keys, seal
 from tests.fetcher.restic_asking import (
     SLOT,
+    Reads,
     bring,
     locator,
     look,
@@ -364,6 +365,21 @@ def test_an_index_with_wrong_lengths_gives_no_wrong_byte(forged):
     forged.replace_index(lengthen)
     with pytest.raises(Damaged, match="do not add up"):
         forged.read()
+    forged.target.check()
+
+
+def test_an_index_cannot_make_us_read_what_no_blob_is_long(forged, monkeypatch):
+    reads = Reads(monkeypatch, Directory)
+
+    def lengthen(told):
+        blob = blobs_of(told)[0]
+        blob["uncompressed_length"] = blob.get("uncompressed_length", blob["length"] - SEAL)
+        blob["length"] = 1 << 31
+
+    forged.replace_index(lengthen)
+    with pytest.raises(BadAnswer, match="too large"):
+        forged.read()
+    assert reads.bytes < 64 << 20
     forged.target.check()
 
 

@@ -205,7 +205,7 @@ class Repository:
         """Read neighbours of one pack, and open each. A bad one leaves the others good."""
         first, last = group[0][1], group[-1][1]
         try:
-            if max(spot.size for _, spot in group) > documents.MAX_BLOB:
+            if max(max(spot.size, spot.length - SEAL) for _, spot in group) > documents.MAX_BLOB:
                 raise BadAnswer("a blob of the repository is too large")
             sealed = await self._store.read(path_of(first.pack), first.offset, last.stop)
             found = await self._cpu.run(partial(_opened, self._keys, sealed, group))
