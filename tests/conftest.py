@@ -2,5 +2,6 @@
 
 from tests.fetcher.ceph import ceph
 from tests.fetcher.radosgw import radosgw
+from tests.fetcher.tgt import tgt
 
-__all__ = ["ceph", "radosgw"]
+__all__ = ["ceph", "radosgw", "tgt"]

@@ -1,8 +1,8 @@
 """What nebfs shows to which place: users, keys, certificates and proxies, out of one file.
 
 The file is TOML. Each table is named by an address, and holds for everything below it; where two
-do, the longer name counts. An address may also be ``s3://bucket``, and for repositories of backups
-``sftp://host/directory`` or ``file:///directory``::
+do, the longer name counts. An address may also be ``s3://bucket``, ``iscsi://host/target`` (for
+CHAP), and for repositories of backups ``sftp://host/directory`` or ``file:///directory``::
 
     ["https://files.example.org/market"]
     user = "backup"
@@ -29,12 +29,12 @@ from urllib.parse import urlsplit
 
 from nebfs.errors import UserError
 
-_DEFAULT_PORTS = {"http": 80, "https": 443, "sftp": 22}
+_DEFAULT_PORTS = {"http": 80, "https": 443, "iscsi": 3260, "sftp": 22}
 _FROM_FILES = ("password", "repository_password")
 _PATHS = frozenset(
     (*(f"{name}_file" for name in _FROM_FILES), "ca_file", "client_certificate", "client_key")
 )
-_SCHEMES = frozenset(("http", "https", "s3", "sftp"))
+_SCHEMES = frozenset(("http", "https", "iscsi", "s3", "sftp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def _taken_apart(address: str) -> tuple[_Place, str]:
     if scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         return (scheme, "", 0), parts.path
     if scheme not in _SCHEMES or not parts.hostname:
-        raise ValueError("it is not an address of http, https, s3, sftp or a file")
+        raise ValueError("it is not an address of http, https, iscsi, s3, sftp or a file")
     # A bucket's name is not a host's: its letters count as they are.
     host = parts.netloc if scheme == "s3" else parts.hostname.rstrip(".")
     port = 0 if scheme == "s3" else parts.port or _DEFAULT_PORTS[scheme]

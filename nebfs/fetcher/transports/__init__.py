@@ -68,6 +68,7 @@ class Entry:
 
 TRANSPORTS: dict[str, Entry] = {
     "http": Entry("nebfs.fetcher.transports.http", "Http"),
+    "iscsi": Entry("nebfs.fetcher.transports.iscsi", "Iscsi"),
     "oci": Entry("nebfs.fetcher.transports.oci", "Oci"),
     "ontap": Entry("nebfs.fetcher.transports.ontap", "Ontap"),
     "purity": Entry("nebfs.fetcher.transports.purity", "Purity"),
