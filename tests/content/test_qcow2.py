@@ -161,7 +161,7 @@ async def test_a_read_in_the_middle_reads_two_tables_and_the_data(made):
     path = made("image", "-o", "cluster_size=64k")
     reader = await opened(path, wrap=Slow)
     expected = oracle(path)
-    file = reader._file
+    file = reader.file
     at = next(at for at in range(0, SIZE, 65536) if any(expected[at : at + 4096]))
     file.reads.clear()
     assert await reader.pread(at, 4096) == expected[at : at + 4096]

@@ -1,9 +1,9 @@
 """The disk inside a qcow2 image, over what lies beneath it.
 
-Ours, because the libraries are slower, or silently wrong. Its tables are ordinary bytes of the file
-below: cached, and proven, as any. Bytes of the disk that are in the file as they are cost one look
-into a table more than the file's own; compressed clusters are unpacked in a worker thread where
-that takes longer than handing it over.
+Ours, because the libraries are slower, or silently wrong. The tables of an image are ordinary bytes
+of its file, cached and proven as any; what the disk has uncompressed costs one look into them more
+than the file's own bytes. A chain of images is looked through from top to bottom without going down
+a level of the stack for each: there may be 256 of them.
 
 What lies beneath is what whoever opened it says. The image's own word for it is never followed: it
 may name any file of this machine.
@@ -12,66 +12,124 @@ may name any file of this machine.
 from __future__ import annotations
 
 import mmap
-import os
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Final, NamedTuple
 
 import trio
-from cachetools import LRUCache
 
-from nebfs.content.layers.qcow2_clusters import Place, place_of, unpack_all, unpacker
+from nebfs.content.layers.qcow2_clusters import AT_ONCE, Clusters
 from nebfs.content.layers.qcow2_header import HEAD, Header, names_backing, parse
-from nebfs.content.layers.qcow2_tables import BENEATH, COMPRESSED, DATA, Run, Tables
+from nebfs.content.layers.qcow2_tables import (
+    BENEATH,
+    COMPRESSED,
+    DATA,
+    UNKNOWN,
+    Key,
+    Table,
+    Tables,
+)
+from nebfs.content.layers.qcow2_together import together
 from nebfs.content.stack import Reader, ReaderFacts
 from nebfs.errors import Damaged, NebfsError, Unsupported
 from nebfs.model import Revision
-from nebfs.units import KIB, MIB
+from nebfs.units import MIB
 
 LONGEST: Final = 4 * MIB
-"""Bytes that ``warm`` answers at once: four times the longest read that a kernel sends."""
+"""Bytes that ``warm`` answers: four times the longest read that a kernel sends."""
 
-ZEROS: Final = memoryview(mmap.mmap(-1, LONGEST, prot=mmap.PROT_READ))
-SCRATCH: Final = memoryview(mmap.mmap(-1, LONGEST))
-"""What ``warm`` answers from where it has to put together pieces; good until the next await."""
+_ZEROS: Final = memoryview(
+    mmap.mmap(-1, LONGEST, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+)
 
-IN_PLACE: Final = 128 * KIB
-"""Bytes of unpacked clusters up to which they are unpacked at once: 0.1 to 0.2 ms, as long as a
-worker thread takes to begin and to be heard of again."""
+_NONE_HELD: Final[dict[Key, Table]] = {}
 
-UNPACKED: Final = 8 * MIB
-"""Bytes of unpacked clusters that one open file keeps: a guest soon comes back to most of them."""
 
-GAP: Final = 64 * KIB
-"""Bytes between two compressed clusters up to which they are read with one request."""
+class Part(NamedTuple):
+    """Bytes of the disk in `layer` that go to `at` in the answer."""
 
-TOGETHER: Final = 16
-"""Pieces of one read that are asked for at a time. Of a disk in scattered clusters of 512 bytes one
-read may have 2048, each of which would be a task, and far away a request with a descriptor."""
+    layer: Qcow2
+    offset: int
+    length: int
+    at: int
 
-THREADS: Final = max(2, min(4, os.cpu_count() or 2))
-unpack_threads: Final = trio.CapacityLimiter(THREADS)
-"""Unpacking leaves the interpreter alone, and so threads of it run side by side."""
+
+class Stored(NamedTuple):
+    """Bytes of a file that go to `at` in the answer."""
+
+    file: Reader
+    offset: int
+    length: int
+    at: int
+
+
+class Packed(NamedTuple):
+    """Bytes of a compressed cluster, from `skipped` on, that go to `at` in the answer."""
+
+    layer: Qcow2
+    cluster: int
+    entry: int
+    skipped: int
+    length: int
+    at: int
+
+
+class Plan:
+    """What an answer is made of. What none of it covers is zeros."""
+
+    __slots__ = ("packed", "stored")
+
+    def __init__(self) -> None:
+        self.stored: list[Stored] = []
+        self.packed: list[Packed] = []
+
+    def add(self, parts: list[Part], held: dict[Key, Table]) -> list[tuple[Part, int]]:
+        """Find out what `parts` are made of. Return those whose tables are not in memory, and which
+        slices these are; `held` are tables besides. Raises Damaged.
+        """
+        unknown: list[tuple[Part, int]] = []
+        while parts:
+            layer, offset, length, at = parts.pop()
+            for kind, start, size, host in layer.tables.runs(offset, length, held):
+                to = at + start - offset
+                if kind == DATA:
+                    size = layer.within(host, size)  # noqa: PLW2901 - what is of it
+                    if size:
+                        self.stored.append(Stored(layer.file, host, size, to))
+                elif kind == BENEATH:
+                    below = layer.backing
+                    if below is not None and start < below.size:
+                        size = min(size, below.size - start)  # noqa: PLW2901 - beyond are zeros
+                        if isinstance(below, Qcow2):
+                            parts.append(Part(below, start, size, to))
+                        else:
+                            self.stored.append(Stored(below, start, size, to))
+                elif kind == COMPRESSED:
+                    number, skipped = divmod(start, layer.cluster)
+                    self.packed.append(Packed(layer, number, host, skipped, size, to))
+                elif kind == UNKNOWN:
+                    unknown.append((Part(layer, start, size, to), host))
+        return unknown
 
 
 class Qcow2:
-    """Reads the disk inside `file`, an image; where that has nothing, `backing` shows, or zeros."""
+    """Reads the disk inside `file`, an image. Where that has nothing, `backing` shows, or zeros."""
 
     def __init__(
         self, file: Reader, backing: Reader | None, revision: Revision, header: Header
     ) -> None:
-        self._file = file
-        self._backing = backing
-        self._tables = Tables(file, header)
-        self._bits = header.cluster_bits
-        self._cluster = 1 << header.cluster_bits
-        self._unpack = unpacker(header.compression)
-        self._unpacked: LRUCache[int, bytes] = LRUCache(max(UNPACKED // self._cluster, 2))
+        self.file = file
+        self.backing = backing
         self.size = header.size
         self.revision = revision
+        self.cluster = 1 << header.cluster_bits
+        self.tables = Tables(file, header)
+        self.clusters = Clusters(file, header)
 
     @classmethod
     async def open(cls, file: Reader, backing: Reader | None, revision: Revision) -> Qcow2:
-        """Open the image; from here on it owns both readers, also if it fails.
+        """Open an image. From here on it owns both readers, also if it fails.
 
         Raises Damaged, Unsupported, and what reading the file raises.
         """
@@ -85,239 +143,166 @@ class Qcow2:
                     "there is no raw view of the qcow2 image: it is a layer over another file,"
                     " which it names and which is not followed"
                 )
-            if header.l1_offset + header.l1_entries * 8 > file.size:
-                raise Damaged("the L1 table of the qcow2 image is cut off")
             return cls(file, backing, revision, header)
         except BaseException:
             with trio.CancelScope(shield=True):
-                await _close(file, backing)
+                await _close([file] if backing is None else [file, *_files(backing)])
             raise
+
+    def within(self, host: int, length: int) -> int:
+        """Return how many of these bytes of data are within the file; the others are zeros.
+
+        QEMU writes no more of the last cluster than it has. It reads all that is beyond the end as
+        zeros, and reports clusters that are altogether beyond as damage: an image that was cut off.
+        Raises Damaged for these.
+        """
+        size = self.file.size
+        end = host + length
+        if end <= size:
+            return length
+        if (end - 1) // self.cluster * self.cluster >= size:
+            raise Damaged("the qcow2 image is cut off: a cluster is beyond its end", at=end)
+        return max(size - host, 0)
 
     # --- answering at once --------------------------------------------------------------------
 
     def warm(self, offset: int, length: int) -> memoryview | None:
-        """Answer from RAM, or say None; a damaged image is left to ``pread`` to report."""
+        """Answer from RAM, or say None. A damaged image is left to ``pread`` to report."""
+        if length > LONGEST:
+            return None
+        plan = Plan()
         try:
-            run = self._tables.single(offset)
-            if run is None:
+            if plan.add([Part(self, offset, length, 0)], _NONE_HELD):
                 return None
-            if offset + length <= run.start + run.length:
-                host = run.host + offset - run.start if run.kind == DATA else run.host
-                return self._warm_run(Run(run.kind, offset, length, host))
-            return self._warm_runs(offset, length)
-        except Damaged:
+            if not plan.packed:
+                if not plan.stored:
+                    return _ZEROS[:length]
+                file, place, size, _ = plan.stored[0]
+                if size == length:
+                    return file.warm(place, length)
+            return _put_together(plan, length)
+        except NebfsError:
             return None
-
-    def _warm_run(self, run: Run) -> memoryview | None:
-        """Answer what is of one kind."""
-        if run.kind == DATA:
-            if run.host + run.length > self._file.size:
-                return None
-            return self._file.warm(run.host, run.length)
-        if run.kind == COMPRESSED:
-            cluster = self._unpacked.get(run.start >> self._bits)
-            if cluster is None:
-                return None
-            at = run.start & (self._cluster - 1)
-            return memoryview(cluster)[at : at + run.length]
-        backing = self._backing
-        if run.kind == BENEATH and backing is not None and run.start < backing.size:
-            if run.start + run.length > backing.size:
-                return None
-            return backing.warm(run.start, run.length)
-        return ZEROS[: run.length] if run.length <= LONGEST else None
-
-    def _warm_runs(self, offset: int, length: int) -> memoryview | None:
-        """Answer what is of several kinds, piece by piece, or where one piece has all of it."""
-        if length > LONGEST or self._tables.missing(offset, length):
-            return None
-        runs = list(self._tables.runs(offset, length))
-        if len(runs) == 1:
-            return self._warm_run(runs[0])
-        # Not into SCRATCH at once: below may be another such image, which uses it, too.
-        pieces = bytearray(length) if self._nested else SCRATCH[:length]
-        for run in runs:
-            view = self._warm_run(run)
-            if view is None:
-                return None
-            at = run.start - offset
-            pieces[at : at + run.length] = view
-        return memoryview(pieces)
-
-    @property
-    def _nested(self) -> bool:
-        return isinstance(self._backing, Qcow2)
 
     # --- waiting ------------------------------------------------------------------------------
 
     async def pread(self, offset: int, length: int) -> bytes | memoryview:
         """Return exactly these bytes. Raises Damaged, and what the readers below raise."""
-        while missing := self._tables.missing(offset, length):
-            for number in missing:
-                await self._tables.load(number)
-        runs = list(self._tables.runs(offset, length))
-        if len(runs) == 1 and runs[0].kind == DATA and self._held(runs[0]) == runs[0].length:
-            return await self._file.pread(runs[0].host, length)
-        into = memoryview(bytearray(length))
-        compressed = [run for run in runs if run.kind == COMPRESSED]
-        others = [run for run in runs if run.kind in {DATA, BENEATH}]
-        cold = [run for run in others if not self._fill_warm(run, into, offset)]
-        if compressed:
-            await self._fill_compressed(compressed, into, offset)
-        if len(cold) == 1:
-            await self._fill(cold[0], into, offset)
-        elif cold:
-            await self._fill_all(cold, into, offset)
-        return into
+        plan = await self._plan(offset, length)
+        if len(plan.stored) == 1 and plan.stored[0].length == length:
+            return await plan.stored[0].file.pread(plan.stored[0].offset, length)
+        answer = memoryview(bytearray(length))
+        jobs = [partial(_read, s, answer) for s in plan.stored if not _read_warm(s, answer)]
+        wanted: dict[Qcow2, list[Packed]] = {}
+        for packed in plan.packed:
+            wanted.setdefault(packed.layer, []).append(packed)
+        jobs += [partial(_unpack, layer, some, answer) for layer, some in wanted.items()]
+        if jobs:
+            await together(jobs)
+        return answer
 
-    async def _fill_all(self, runs: Sequence[Run], into: memoryview, base: int) -> None:
-        """Bring several runs at once. Raises the first failure by itself, not in a group."""
-        failures: list[NebfsError] = []
-        waiting = iter(runs)
+    async def _plan(self, offset: int, length: int) -> Plan:
+        plan = Plan()
+        held: dict[Key, Table] = {}
 
-        async def fill() -> None:
-            try:
-                for run in waiting:
-                    await self._fill(run, into, base)
-            except NebfsError as exc:
-                failures.append(exc)
-                nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(TOGETHER, len(runs))):
-                nursery.start_soon(fill)
-        if failures:
-            raise failures[0]
-
-    def _held(self, run: Run) -> int:
-        """Return how many bytes of a run's data are in the file. QEMU writes of the last cluster no
-        more than it has, and what is missing of that is zeros.
-
-        Raises Damaged when a whole cluster is missing: the file was cut off.
-        """
-        last = run.host + run.length - 1
-        if last - last % self._cluster >= self._file.size:
-            raise Damaged("the qcow2 image is cut off: a cluster is beyond its end", at=last)
-        return min(max(self._file.size - run.host, 0), run.length)
-
-    def _beneath(self, run: Run) -> int:
-        """Return how many bytes of a run there are beneath it; the rest is zeros."""
-        return (
-            0 if self._backing is None else min(max(self._backing.size - run.start, 0), run.length)
-        )
-
-    def _fill_warm(self, run: Run, into: memoryview, base: int) -> bool:
-        """Put what is in RAM where it belongs, and say whether that was all of it."""
-        if run.kind == BENEATH and not self._beneath(run):
-            return True
-        view = self._warm_run(run)
-        if view is None:
-            return False
-        into[run.start - base : run.start - base + run.length] = view
-        return True
-
-    async def _fill(self, run: Run, into: memoryview, base: int) -> None:
-        at = run.start - base
-        if run.kind == DATA:
-            if held := self._held(run):
-                into[at : at + held] = await self._file.pread(run.host, held)
-        elif beneath := self._beneath(run):
-            assert self._backing is not None  # noqa: S101 - else nothing is beneath
-            into[at : at + beneath] = await self._backing.pread(run.start, beneath)
-
-    async def _fill_compressed(self, runs: Sequence[Run], into: memoryview, base: int) -> None:
-        """Bring and unpack clusters; each run is one, or a part of one."""
-        wanted: dict[int, Place] = {}
-        found: dict[int, bytes] = {}
-        for run in runs:
-            number = run.start >> self._bits
-            known = self._unpacked.get(number)
-            if known is not None:
-                found[number] = known
-            else:
-                wanted[number] = place_of(run.host, self._bits, self._file.size)
-        for batch in _batches(wanted):
-            parts = await self._packed([wanted[number] for number in batch])
-            unpacked = await self._unpack_parts(parts)
-            found.update(zip(batch, unpacked, strict=True))
-            self._unpacked.update(zip(batch, unpacked, strict=True))
-        for run in runs:
-            cluster = memoryview(found[run.start >> self._bits])
-            at = run.start & (self._cluster - 1)
-            into[run.start - base : run.start - base + run.length] = cluster[at : at + run.length]
-
-    async def _unpack_parts(self, parts: Sequence[memoryview]) -> list[bytes]:
-        """Unpack clusters: a few at once, many in worker threads, which share them."""
-        if len(parts) * self._cluster <= IN_PLACE:
-            return unpack_all(self._unpack, parts, self._cluster)
-        share = -(-len(parts) // THREADS)
-        shares: dict[int, list[bytes]] = {}
-        failures: list[NebfsError] = []
-
-        async def unpack(start: int) -> None:
-            try:
-                shares[start] = await trio.to_thread.run_sync(
-                    unpack_all,
-                    self._unpack,
-                    parts[start : start + share],
-                    self._cluster,
-                    limiter=unpack_threads,
-                )
-            except NebfsError as exc:
-                failures.append(exc)
-
-        async with trio.open_nursery() as nursery:
-            for start in range(0, len(parts), share):
-                nursery.start_soon(unpack, start)
-        if failures:
-            raise failures[0]
-        return [cluster for _, some in sorted(shares.items()) for cluster in some]
-
-    async def _packed(self, places: Sequence[Place]) -> list[memoryview]:
-        """Read compressed clusters, all with one request. The places are near each other."""
-        start = min(offset for offset, _ in places)
-        stop = max(offset + length for offset, length in places)
-        view = self._file.warm(start, stop - start)
-        if view is None:
-            view = memoryview(await self._file.pread(start, stop - start))
-        data = memoryview(bytes(view))  # threads are to read it, and the view is good for now only
-        return [data[offset - start : offset - start + length] for offset, length in places]
+        unknown = plan.add([Part(self, offset, length, 0)], held)
+        while unknown:
+            slices = {(part.layer, number) for part, number in unknown}
+            await together(partial(layer.tables.load, n, held) for layer, n in slices)
+            unknown = plan.add([part for part, _ in unknown], held)
+        return plan
 
     # --- the rest -----------------------------------------------------------------------------
 
     def facts(self) -> ReaderFacts:
-        """What is known of the files."""
-        mine = self._file.facts()
-        error = mine.last_error
-        cached, corrupt = mine.cached, mine.corrupt_blocks
-        if self._backing is not None:
-            beneath = self._backing.facts()
-            cached, corrupt = cached + beneath.cached, corrupt + beneath.corrupt_blocks
-            error = error or beneath.last_error
-        return ReaderFacts(self.size, cached, mine.verified, error, corrupt, mine.where)
+        """What is known of the files together; `verified` only where there is but one."""
+        all_facts = [file.facts() for file in _files(self)]
+        verified = {facts.verified for facts in all_facts}
+        return ReaderFacts(
+            self.size,
+            min(sum(facts.cached for facts in all_facts), self.size),
+            verified.pop() if len(verified) == 1 else "mismatch" if "mismatch" in verified else "",
+            next((facts.last_error for facts in all_facts if facts.last_error), ""),
+            sum(facts.corrupt_blocks for facts in all_facts),
+            all_facts[0].where,
+        )
 
     async def aclose(self) -> None:
         """Let go of the files."""
-        await _close(self._file, self._backing)
+        for layer in _layers(self):
+            layer.tables.forget()
+            layer.clusters.forget()
+        await _close(_files(self))
 
 
-async def _close(file: Reader, backing: Reader | None) -> None:
-    try:
-        await file.aclose()
-    finally:
-        if backing is not None:
-            await backing.aclose()
+def _layers(reader: Reader | None) -> Iterator[Qcow2]:
+    while isinstance(reader, Qcow2):
+        yield reader
+        reader = reader.backing
 
 
-def _batches(places: dict[int, Place]) -> list[list[int]]:
-    """Return the clusters by which of them are read together: neighbours, at most LONGEST."""
-    batches: list[list[int]] = []
-    start = end = 0
-    for number, (offset, length) in sorted(places.items(), key=lambda item: item[1]):
-        if batches and offset <= end + GAP and offset + length - start <= LONGEST:
-            batches[-1].append(number)
-            end = max(end, offset + length)
-        else:
-            batches.append([number])
-            start, end = offset, offset + length
-    return batches
+def _files(reader: Reader) -> Iterator[Reader]:
+    """Yield the readers that a disk is made of, the topmost first."""
+    below: Reader | None = reader
+    while isinstance(below, Qcow2):
+        yield below.file
+        below = below.backing
+    if below is not None:
+        yield below
+
+
+async def _close(files: Iterable[Reader]) -> None:
+    """Close all of them, whatever comes of it."""
+    async with AsyncExitStack() as stack:
+        for file in files:
+            stack.push_async_callback(file.aclose)
+
+
+def _put_together(plan: Plan, length: int) -> memoryview | None:
+    answer = memoryview(bytearray(length))
+    unpacked = 0
+    for packed in plan.packed:
+        unpacked += packed.layer.cluster
+        cluster = packed.layer.clusters.at_once(
+            packed.cluster, packed.entry, unpack=unpacked <= AT_ONCE
+        )
+        if cluster is None:
+            return None
+        _take(packed, cluster, answer)
+    for stored in plan.stored:
+        if not _read_warm(stored, answer):
+            return None
+    return answer
+
+
+def _read_warm(stored: Stored, answer: memoryview) -> bool:
+    view = stored.file.warm(stored.offset, stored.length)
+    if view is None:
+        return False
+    answer[stored.at : stored.at + stored.length] = view
+    return True
+
+
+async def _read(stored: Stored, answer: memoryview) -> None:
+    # What was asked for before it may have brought it.
+    if not _read_warm(stored, answer):
+        data = await stored.file.pread(stored.offset, stored.length)
+        answer[stored.at : stored.at + stored.length] = data
+
+
+def _take(packed: Packed, cluster: bytes, answer: memoryview) -> None:
+    view = memoryview(cluster)[packed.skipped : packed.skipped + packed.length]
+    answer[packed.at : packed.at + packed.length] = view
+
+
+async def _unpack(layer: Qcow2, wanted: list[Packed], answer: memoryview) -> None:
+    by_number: dict[int, list[Packed]] = {}
+    for packed in wanted:
+        by_number.setdefault(packed.cluster, []).append(packed)
+
+    def arrived(number: int, cluster: bytes) -> None:
+        for packed in by_number[number]:
+            _take(packed, cluster, answer)
+
+    entries = {number: packed[0].entry for number, packed in by_number.items()}
+    await layer.clusters.bring(entries, arrived)

@@ -1,47 +1,66 @@
-"""The tables of a qcow2 image: where each cluster of the disk inside is. Source: QEMU's qcow2.txt.
+"""The tables of a qcow2 image: what each part of the disk inside is, and where.
 
-L1 leads to L2 tables of one cluster each, and they to clusters. Both are read when they are needed,
-as any bytes of the file, and kept up to a limit. A unit is a cluster or, with extended L2 entries,
-one of its 32 subclusters.
+L1 leads to L2 tables of one cluster each, and these to clusters (QEMU's docs/interop/qcow2.txt).
+Both are read when they are needed, and in slices, so that a look at one place costs little in any
+image. Everything in them is somebody's input: what cannot be so is Damaged, as it is for QEMU.
+
+A unit is what a table can tell apart: a cluster or, with extended L2 entries, one of its 32
+subclusters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+import trio
 from cachetools import LRUCache
 
 from nebfs.content.layers.qcow2_header import Header
 from nebfs.content.stack import Reader
 from nebfs.errors import Damaged
-from nebfs.units import MIB
+from nebfs.units import KIB, MIB
 
-BENEATH, ZERO, DATA, COMPRESSED = range(4)
-"""What a unit is: nothing of its own, zeros, bytes in the file, a compressed cluster."""
+BENEATH, DATA, ZERO, COMPRESSED, UNKNOWN = range(5)
+"""What a run is: nothing of this file's own; bytes in the file; zeros; a compressed cluster, or
+part of one; or its table is not in memory."""
 
-KEPT = 8 * MIB
-"""Bytes of tables in memory of one open file: with clusters of 64 KiB enough for 64 GiB of disk."""
+SLICE: Final = 64 * KIB
+"""Bytes of a table that are read at once: a table has up to 2 MiB (L2) or 32 MiB (L1), of which
+most readers need one entry. QEMU reads them so, too."""
 
-L1_CHUNK = 32 << 10
-"""Bytes of an L1 table that are read at once: it may have 32 MiB, of which most readers need one
-entry."""
+Table: TypeAlias = npt.NDArray[np.uint64]
+Key: TypeAlias = tuple[int, int]
+"""Which image, and which slice: of L2 tables counted from 0, of L1 from -1 downwards."""
 
-SUBCLUSTERS = 32
+_KEPT: Final[LRUCache[Key, Table]] = LRUCache(
+    64 * MIB,
+    # What Python needs besides: it is the greater part where clusters have 512 bytes.
+    getsizeof=lambda table: table.nbytes + 300,
+)
+"""The tables of all open images together: enough for 512 GiB of disks in clusters of 64 KiB."""
 
-_OFFSET = 0x00FFFFFFFFFFFE00
-_COMPRESSED = 1 << 62
+_numbers = itertools.count()
 
-Table = Any
-"""A numpy array of unsigned 64-bit numbers; with extended entries of pairs of them."""
+_OFFSET: Final = 0x00FFFFFFFFFFFE00
+_COMPRESSED: Final = 1 << 62
+_ZERO: Final = 1
+
+_SUBCLUSTERS: Final = 32
+_ALL: Final = (1 << 32) - 1
+_BITS: Final = np.arange(_SUBCLUSTERS, dtype=np.uint64)
+
+_HOLE: Final[Table] = np.zeros(0, np.uint64)
+"""Stands for a slice of an L2 table that does not exist."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Neighbouring units of one kind. `start` and `length` are bytes of the disk inside. `host` is
-    where the bytes are in the file; of a compressed cluster, its whole entry.
+class Run(NamedTuple):
+    """A part of the disk that is of one kind. `start` and `length`: bytes of the disk. `host`:
+    where its bytes are in the file; of a compressed cluster, its entry; of an unknown one, its
+    slice.
     """
 
     kind: int
@@ -51,161 +70,229 @@ class Run:
 
 
 class Tables:
-    """Looks up where things are. `file` is the image itself."""
+    """Looks up what is where. `file` is the whole image."""
 
     def __init__(self, file: Reader, header: Header) -> None:
+        """Raises Damaged when L1 is not within the file."""
         self._file = file
-        self._header = header
+        self._number = next(_numbers)
+        self._version = header.version
         self._bits = header.cluster_bits
         self._cluster = 1 << self._bits
-        self._entry = 16 if header.extended_l2 else 8
-        self._covered_bits = self._bits + self._bits - self._entry.bit_length() + 1
-        """Of the part of the disk that one L2 table covers."""
-        self.unit = self._cluster // SUBCLUSTERS if header.extended_l2 else self._cluster
-        size = max(KEPT, 4 * self._cluster)
-        self._l2: LRUCache[int, Table] = LRUCache(size, getsizeof=lambda table: int(table.nbytes))
-        self._l1: LRUCache[int, Table] = LRUCache(MIB, getsizeof=lambda table: int(table.nbytes))
+        self._extended = header.extended_l2
+        self._unit_bits = self._bits - (5 if self._extended else 0)
+        width = 4 if self._extended else 3  # bits of the bytes of an entry
+        slice_size = min(SLICE, self._cluster)
+        self._entries = slice_size >> width
+        self._covered_bits = self._bits + self._entries.bit_length() - 1
+        """Bits of the part of the disk that a slice covers."""
+        self._per_table = self._cluster // slice_size
+        self._slice = slice_size
+        table_bits = self._bits + self._bits - width
+        self._l1 = header.l1_offset
+        self._l1_size = -(-header.size // (1 << table_bits)) * 8
+        if self._l1 + self._l1_size > file.size:
+            raise Damaged("the L1 table of the qcow2 image is cut off")
+        self._coming: dict[int, trio.Event] = {}
+        self._last = -1
+        self._last_table = _HOLE
 
     # --- getting tables -----------------------------------------------------------------------
 
-    def missing(self, offset: int, length: int) -> list[int]:
-        """Return which L2 tables (by number) are needed for these bytes and are not in memory."""
-        first, last = offset >> self._covered_bits, (offset + length - 1) >> self._covered_bits
-        return [number for number in range(first, last + 1) if number not in self._l2]
+    def _look(self, number: int) -> Table | None:
+        """Return a slice of the L2 tables if it is in memory, or if L1 says that there is none."""
+        table = _KEPT.get((self._number, number))
+        if table is not None:
+            return table
+        chunk, index = self._place_in_l1(number)
+        l1 = _KEPT.get((self._number, chunk))
+        if l1 is not None and not l1.item(index) & _OFFSET:
+            return _HOLE
+        return None
 
-    async def load(self, number: int) -> None:
-        """Bring an L2 table into memory. Raises Damaged, and what reading the file raises."""
-        entry = await self._l1_entry(number)
-        at = entry & _OFFSET
-        count = self._cluster // 8
-        if at == 0:
-            table = np.zeros(count, np.uint64)
-        else:
-            if at % self._cluster or at + self._cluster > self._file.size:
-                raise Damaged("an L2 table of the qcow2 image is not where one can be", at=at)
-            raw = await self._file.pread(at, self._cluster)
+    def _place_in_l1(self, number: int) -> tuple[int, int]:
+        chunk, index = divmod(number // self._per_table, SLICE // 8)
+        return -1 - chunk, index
+
+    async def load(self, number: int, held: dict[Key, Table]) -> None:
+        """Bring a slice of the L2 tables, and hold it for one read, whatever others need the memory
+        for meanwhile. Raises Damaged, and what reading the file raises.
+        """
+        held[self._number, number] = await self._load(number)
+
+    async def _load(self, number: int) -> Table:
+        chunk, index = self._place_in_l1(number)
+        start = (-1 - chunk) * SLICE
+        l1 = await self._get(chunk, self._l1 + start, min(SLICE, self._l1_size - start))
+        at = l1.item(index) & _OFFSET
+        if not at:
+            return _HOLE
+        if at % self._cluster:
+            raise Damaged("an L2 table of the qcow2 image is not at the start of a cluster", at=at)
+        at += number % self._per_table * self._slice
+        return await self._get(number, at, self._slice)
+
+    async def _get(self, number: int, at: int, length: int) -> Table:
+        """Return a slice that is at `at` in the file: read once for all who want it.
+
+        Whoever has waited in vain for another one's reading, which failed or was given up, reads
+        for himself: so he waits twice as long as a read takes at most.
+        """
+        coming = self._coming.get(number)
+        if coming is not None:
+            await coming.wait()
+        table = _KEPT.get((self._number, number))
+        if table is not None:
+            return table
+        if at + length > self._file.size:
+            raise Damaged("a table of the qcow2 image is not within its file", at=at)
+        ended = self._coming[number] = trio.Event()
+        try:
+            raw = await self._file.pread(at, length)
+            # A copy in the order of this machine's bytes: what was read is not ours to keep.
             table = np.frombuffer(raw, ">u8").astype(np.uint64)
-        self._l2[number] = table.reshape(-1, 2) if self._entry == 16 else table
+            _KEPT[self._number, number] = table
+        finally:
+            if self._coming.get(number) is ended:
+                del self._coming[number]
+            ended.set()
+        return table
 
-    async def _l1_entry(self, number: int) -> int:
-        chunk, index = divmod(number, L1_CHUNK // 8)
-        table = self._l1.get(chunk)
-        if table is None:
-            at = self._header.l1_offset + chunk * L1_CHUNK
-            length = min(L1_CHUNK, self._header.l1_entries * 8 - chunk * L1_CHUNK)
-            if length <= 0 or at + length > self._file.size:
-                raise Damaged("the L1 table of the qcow2 image is cut off")
-            table = np.frombuffer(bytes(await self._file.pread(at, length)), ">u8")
-            self._l1[chunk] = table
-        return int(table[index])
+    def forget(self) -> None:
+        """Give back the memory."""
+        for key in [key for key in _KEPT if key[0] == self._number]:
+            del _KEPT[key]
+        self._last = -1
 
     # --- looking up ---------------------------------------------------------------------------
 
-    def single(self, offset: int) -> Run | None:
-        """Return what the unit at `offset` is; None when its table is not in memory.
-
-        Raises Damaged. The run begins at the unit and may be longer than what is left of the disk.
-        """
-        table = self._l2.get(offset >> self._covered_bits)
-        if table is None:
-            return None
-        index = (offset >> self._bits) & (len(table) - 1)
-        start = offset - offset % self.unit
-        if self._entry == 16:
-            sub = (offset & (self._cluster - 1)) // self.unit
-            kinds, hosts = self._extended(table[index : index + 1])
-            return Run(int(kinds[sub]), start, self.unit, int(hosts[sub]))
-        entry = int(table[index])
-        if entry & _COMPRESSED:
-            return Run(COMPRESSED, start, self.unit, entry)
-        if entry & 1:
-            self._check_zero()
-            return Run(ZERO, start, self.unit)
-        host = entry & _OFFSET
-        if host & (self._cluster - 1):
-            raise Damaged("a cluster of the qcow2 image is not where one can be", at=host)
-        return Run(DATA if host else BENEATH, start, self.unit, host)
-
-    def runs(self, offset: int, length: int) -> Iterator[Run]:
-        """Return what is at these bytes, in order, cut at their ends. All tables are in memory.
+    def runs(self, offset: int, length: int, held: dict[Key, Table]) -> list[Run]:
+        """Return what is at these bytes of the disk, in order. `held`: tables, besides those kept.
 
         Raises Damaged.
         """
-        unit = self.unit
-        first, stop = offset // unit, -(-(offset + length) // unit)
-        kinds, hosts = self._units(first, stop)
-        # A run goes on while the kind stays, and the bytes follow each other in the file.
-        same = kinds[1:] == kinds[:-1]
-        follows = (kinds[1:] != DATA) | (hosts[1:] == hosts[:-1] + np.uint64(unit))
-        breaks = np.flatnonzero(~(same & follows) | (kinds[1:] == COMPRESSED)) + 1
+        runs: list[Run] = []
         end = offset + length
-        begins = [0, *breaks.tolist()]
-        for begin, after in zip(begins, [*begins[1:], stop - first], strict=True):
-            start = max((first + begin) * unit, offset)
-            until = min((first + after) * unit, end)
-            kind = int(kinds[begin])
-            host = int(hosts[begin])
-            if kind == DATA:
-                host += start - (first + begin) * unit
-            yield Run(kind, start, until - start, host)
+        while offset < end:
+            number = offset >> self._covered_bits
+            stop = min(end, (number + 1) << self._covered_bits)
+            if number == self._last:
+                table: Table | None = self._last_table
+            else:
+                table = held.get((self._number, number))
+                if table is None:
+                    table = self._look(number)
+                if table is not None:
+                    self._last, self._last_table = number, table
+            if table is None:
+                runs.append(Run(UNKNOWN, offset, stop - offset, number))
+            elif table is _HOLE:
+                runs.append(Run(BENEATH, offset, stop - offset))
+            elif (stop - 1) >> self._bits == offset >> self._bits:
+                runs.extend(self._in_cluster(table, offset, stop - offset))
+            else:
+                runs.extend(self._in_slice(table, offset, stop))
+            offset = stop
+        return runs
 
-    def _units(self, first: int, stop: int) -> tuple[Any, Any]:
-        """Return the kinds of units, and where they are; Raises Damaged."""
-        per_table = 1 << (self._covered_bits - self.unit.bit_length() + 1)
-        kinds, hosts = [], []
-        while first < stop:
-            number, index = divmod(first, per_table)
-            until = min(stop - number * per_table, per_table)
-            some = self._table_units(self._l2[number], index, until)
-            kinds.append(some[0])
-            hosts.append(some[1])
-            first = number * per_table + until
-        if len(kinds) == 1:
-            return kinds[0], hosts[0]
-        return np.concatenate(kinds), np.concatenate(hosts)
+    def _in_cluster(self, table: Table, offset: int, length: int) -> Sequence[Run]:
+        """Look at bytes within one cluster, as short reads are: without arrays it is 10 times
+        faster.
+        """
+        index = offset >> self._bits & self._entries - 1
+        entry = table.item(2 * index if self._extended else index)
+        if entry & _COMPRESSED:
+            return (Run(COMPRESSED, offset, length, entry),)
+        host = entry & _OFFSET
+        self._check(host)
+        if self._extended:
+            bitmap = table.item(2 * index + 1)
+            if bitmap not in {0, _ALL, _ALL << 32} or (bitmap == _ALL and not host):
+                return self._in_slice(table, offset, offset + length)
+            kind = BENEATH if bitmap == 0 else DATA if bitmap == _ALL else ZERO
+        elif entry & _ZERO:
+            self._check_version()
+            kind = ZERO
+        else:
+            kind = DATA if host else BENEATH
+        return (Run(kind, offset, length, host + (offset & self._cluster - 1)),)
 
-    def _table_units(self, table: Table, index: int, until: int) -> tuple[Any, Any]:
-        if self._entry == 16:
-            first = index // SUBCLUSTERS
-            kinds, hosts = self._extended(table[first : -(-until // SUBCLUSTERS)])
-            skipped = first * SUBCLUSTERS
-            return kinds[index - skipped : until - skipped], hosts[
-                index - skipped : until - skipped
-            ]
-        entries = table[index:until]
+    def _in_slice(self, table: Table, offset: int, end: int) -> list[Run]:
+        base = offset >> self._covered_bits << self._covered_bits
+        first = offset - base >> self._bits
+        stop = (end - base - 1 >> self._bits) + 1
+        if self._extended:
+            kinds, hosts = self._subclusters(table[2 * first : 2 * stop].reshape(-1, 2))
+        else:
+            kinds, hosts = self._clusters(table[first:stop])
+        # A run ends where the kind changes, or where its bytes go on elsewhere in the file.
+        goes_on = kinds[1:] == kinds[:-1]
+        goes_on &= (kinds[1:] != DATA) | (hosts[1:] - hosts[:-1] == np.uint64(1 << self._unit_bits))
+        goes_on &= kinds[1:] != COMPRESSED
+        if self._extended:
+            # All subclusters of a compressed cluster are one.
+            goes_on |= (kinds[1:] == COMPRESSED) & (np.arange(1, len(kinds)) % _SUBCLUSTERS != 0)
+        begins = [0, *(np.flatnonzero(~goes_on) + 1).tolist()]
+        base += first << self._bits
+        runs = []
+        stops = itertools.chain(begins[1:], (len(kinds),))
+        for kind, host, begin, after in zip(
+            kinds[begins].tolist(), hosts[begins].tolist(), begins, stops, strict=True
+        ):
+            at = base + (begin << self._unit_bits)
+            start, until = max(at, offset), min(base + (after << self._unit_bits), end)
+            if start < until:
+                place = host + start - at if kind == DATA else host
+                runs.append(Run(kind, start, until - start, place))
+        return runs
+
+    def _clusters(self, entries: Table) -> tuple[npt.NDArray[np.uint8], Table]:
+        """Return the kind and the place of each entry. Raises Damaged."""
         hosts = entries & np.uint64(_OFFSET)
-        compressed = (entries & np.uint64(_COMPRESSED)) != 0
-        zero = ((entries & np.uint64(1)) != 0) & ~compressed
-        kinds = np.where(
-            compressed, COMPRESSED, np.where(zero, ZERO, np.where(hosts, DATA, BENEATH))
-        )
-        if zero.any():
-            self._check_zero()
-        self._check_hosts(hosts[kinds == DATA])
-        return kinds, np.where(compressed, entries, hosts)
+        kinds = (hosts != 0).astype(np.uint8)  # BENEATH or DATA
+        together = int(np.bitwise_or.reduce(entries))
+        if together & _ZERO:
+            kinds[(entries & np.uint64(_ZERO)) != 0] = ZERO
+        hosts = self._with_compressed(together, entries, hosts, kinds)
+        if together & _ZERO and (kinds == ZERO).any():
+            self._check_version()
+        return kinds, hosts
 
-    def _extended(self, entries: Table) -> tuple[Any, Any]:
-        """Return kinds and places of the subclusters of extended entries. Raises Damaged."""
-        first, bitmap = entries[:, 0], entries[:, 1]
-        bits = np.arange(SUBCLUSTERS, dtype=np.uint64)
-        allocated = (bitmap[:, None] >> bits) & np.uint64(1) != 0
-        zero = (bitmap[:, None] >> (bits + np.uint64(SUBCLUSTERS))) & np.uint64(1) != 0
-        compressed = (first & np.uint64(_COMPRESSED)) != 0
+    def _subclusters(self, entries: Table) -> tuple[npt.NDArray[np.uint8], Table]:
+        """Return the kind and the place of each subcluster of extended entries. Raises Damaged."""
+        first, bitmaps = entries[:, 0], entries[:, 1]
+        kinds = np.zeros((len(entries), _SUBCLUSTERS), np.uint8)
+        allocated = (bitmaps[:, None] >> _BITS & np.uint64(1)) != 0
+        zero = (bitmaps[:, None] >> _BITS + np.uint64(_SUBCLUSTERS) & np.uint64(1)) != 0
+        kinds[allocated] = DATA
+        kinds[zero] = ZERO
         hosts = first & np.uint64(_OFFSET)
-        kinds = np.where(zero, ZERO, np.where(allocated, DATA, BENEATH))
-        kinds[compressed] = COMPRESSED
         wrong = (allocated & zero).any(axis=1) | (allocated.any(axis=1) & (hosts == 0))
-        if (wrong & ~compressed).any():
+        if (wrong & ((first & np.uint64(_COMPRESSED)) == 0)).any():
             raise Damaged("an entry of an L2 table of the qcow2 image contradicts itself")
-        self._check_hosts(hosts[~compressed])
-        places = hosts[:, None] + bits * np.uint64(self.unit)
-        places[compressed] = first[compressed][:, None]
+        hosts = self._with_compressed(int(np.bitwise_or.reduce(first)), first, hosts, kinds)
+        places = hosts[:, None] + (_BITS << np.uint64(self._unit_bits)) * (kinds == DATA)
         return kinds.reshape(-1), places.reshape(-1)
 
-    def _check_zero(self) -> None:
-        if self._header.version < 3:
-            raise Damaged("a qcow2 image of version 2 has a cluster of zeros")
+    def _with_compressed(
+        self, together: int, entries: Table, hosts: Table, kinds: npt.NDArray[np.uint8]
+    ) -> Table:
+        """Return `hosts` with the entries of compressed clusters, and mark these in `kinds`. Their
+        other bits mean something else. Raises Damaged. `together`: all entries, ORed.
+        """
+        if not together & _COMPRESSED:
+            self._check(together & _OFFSET)
+            return hosts
+        compressed = (entries & np.uint64(_COMPRESSED)) != 0
+        self._check(int(np.bitwise_or.reduce(hosts[~compressed])))
+        kinds[compressed] = COMPRESSED
+        return np.where(compressed, entries, hosts)
 
-    def _check_hosts(self, hosts: Any) -> None:
-        if (hosts & np.uint64(self._cluster - 1)).any():
-            raise Damaged("a cluster of the qcow2 image is not where one can be")
+    def _check(self, host: int) -> None:
+        """Raise Damaged if a place, or several ORed, is not the start of a cluster."""
+        if host & self._cluster - 1:
+            raise Damaged("an L2 entry of the qcow2 image leads to no cluster")
+
+    def _check_version(self) -> None:
+        if self._version < 3:
+            raise Damaged("a qcow2 image of version 2 has a cluster of zeros")
