@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 import trio
@@ -24,6 +24,7 @@ from nebfs.content.layers.readahead import ReadAhead
 from nebfs.content.layers.retried import Retried
 from nebfs.content.layers.uncached import Uncached
 from nebfs.content.layers.verified import Verified, strongest
+from nebfs.content.layers.watched import Watched
 from nebfs.content.pace import Pace
 from nebfs.content.prober import Probed, place_of
 from nebfs.content.stack import Reader, ReaderFacts, Source
@@ -164,10 +165,14 @@ class Library:
         if whole is None or whole.revision.differs_from(revision):
             raise Changed("a file of the image has another version now")
         reader: Reader | None = None
+        opened: list[Reader] = []
         try:
             for file, probed in reversed(found):
                 assert probed is not None  # noqa: S101 - the whole is known by its files
-                below = await self.open(file, probed.revision)
+                # Tables of a file that is written to meanwhile lead to what is something else by
+                # then: a view is of one version of each file, or an error.
+                below = await self.open(replace(file, volatile=False), probed.revision)
+                opened.append(below)
                 # It owns both from here on, and closes them if it fails.
                 reader = below if probed.disk is None else await Qcow2.open(below, reader, revision)
         except BaseException:
@@ -176,7 +181,7 @@ class Library:
                     await reader.aclose()
             raise
         assert reader is not None  # noqa: S101 - there is one file at least
-        return reader
+        return Watched(reader, opened) if content.volatile else reader
 
     async def _build(self, key: str, content: Content, revision: Revision) -> _Shared:
         """Build the stack of one object, from the bottom up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 
@@ -86,6 +87,14 @@ def test_disks_of_vms_at_rest_are_files_and_leave_when_the_vm_starts(
         with open(base / "33/disk.0", "r+b") as same:
             same.write(data)
         assert os.pread(file.fileno(), SIZE, 0) == data
+    # Of the disk inside a qcow2 file one version is read, or none.
+    inside = mount.path / "raw/datastores/resting/33-db/disk.1.raw"
+    with open(inside, "rb", buffering=0) as file:
+        assert len(file.read(4096)) == 4096
+        os.utime(base / "33/disk.1", (5, 5))
+        with pytest.raises(OSError) as caught:
+            os.pread(file.fileno(), 4096, 0)
+        assert caught.value.errno == errno.ESTALE
     machines[33] = vm(33, "db", 3)
     mount.refresh()
     tools.wait_until(lambda: os.listdir(store) == ["34-gone"])
