@@ -193,8 +193,9 @@ class Datastores(BaseModel):
     iscsi_initiator: str = Field(
         default="", pattern=r"^((iqn\.[0-9]{4}-[0-9]{2}\.|eui\.|naa\.)[A-Za-z0-9:._-]{1,215})?$"
     )
-    """The name by which nebfs logs in to the iSCSI targets of storage arrays (netapp, purefa), and
-    to which they have mapped what it may read; empty: they are not asked by iSCSI."""
+    """The name by which nebfs logs in to iSCSI targets. Storage arrays (netapp, purefa) have mapped
+    to it what nebfs may read; empty: they are not asked by iSCSI, and other targets
+    (iscsi_libvirt) see QEMU's own name."""
     array_devices: tuple[str, ...] = ()
     """Directories in which the units of storage arrays have their names (WWIDs) on this machine;
     empty: /dev/mapper and /dev/disk/by-id."""

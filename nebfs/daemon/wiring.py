@@ -273,6 +273,7 @@ def _datastore_drivers(settings: Settings, fetcher: FetcherProcess) -> Datastore
             "ceph": settings.ceph_places,
             "dev": {"devices": settings.datastores.devices},
             "fs": settings.datastores.ssh,
+            "iscsi_libvirt": {"initiator": settings.datastores.iscsi_initiator},
             "lvm": {"mode": settings.datastores.lvm_mode},
             "netapp": settings.datastores.arrays,
             "purefa": settings.datastores.arrays,

@@ -32,6 +32,7 @@ DRIVERS: Mapping[str, Entry] = {
     "ceph": Entry("nebfs.datastores.ceph", "CephDatastore"),
     "dev": Entry("nebfs.datastores.dev", "DeviceDatastore"),
     "fs": Entry("nebfs.datastores.filesystem", "FilesystemDatastore"),
+    "iscsi_libvirt": Entry("nebfs.datastores.iscsi_libvirt", "IscsiDatastore"),
     "lvm": Entry("nebfs.datastores.lvm", "LvmDatastore"),
     "netapp": Entry("nebfs.datastores.netapp", "NetappDatastore"),
     "purefa": Entry("nebfs.datastores.purefa", "PurefaDatastore"),

@@ -12,6 +12,7 @@ import pytest
 from nebfs.fetcher.messages import CallAnswer
 from nebfs.model import Datastore, DatastoreType, Image, ImageState, Template
 from tests.datastores.devices_pool import fake_lvm, stored_in_lvm, stored_on_device  # noqa: F401
+from tests.datastores.iscsi_pool import stored_on_iscsi  # noqa: F401 - a fixture
 from tests.datastores.netapp_pool import netapp_array, ontap, stored_in_netapp  # noqa: F401
 from tests.datastores.purefa_pool import purefa_array, purity, stored_in_purefa  # noqa: F401
 from tests.datastores.restic_pool import stored_by_restic  # noqa: F401 - a fixture

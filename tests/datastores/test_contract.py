@@ -31,6 +31,7 @@ STORES = {
     "ceph": Store("stored_in_ceph"),
     "dev": Store("stored_on_device", asked=True),
     "fs": Store("stored"),
+    "iscsi_libvirt": Store("stored_on_iscsi", asked=True),
     "lvm": Store("stored_in_lvm"),
     "netapp": Store("stored_in_netapp", asked=True, far=netapp_pool.FAR),
     "purefa": Store("stored_in_purefa", asked=True, far=purefa_pool.FAR),
