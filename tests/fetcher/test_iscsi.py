@@ -540,6 +540,14 @@ def test_a_missing_driver_says_what_to_install():
     assert "qemu-block-extra" in str(explain(Node.of({}), said))
 
 
+def test_only_what_qemu_says_counts_and_not_what_it_was_told():
+    user = "log in to target (513) (0x2500) Unknown driver"
+    said = f'--blockdev {{"user": "{user}"}}: iSCSI: Failed to connect to LUN : it is\tbroken\n'
+    failure = explain(Node.of({}, shown="iscsi://h/t/1"), said)
+    assert isinstance(failure, Unreachable)
+    assert failure.facts["reason"] == "Failed to connect to LUN : it is broken"
+
+
 @pytest.mark.parametrize(
     "address",
     [

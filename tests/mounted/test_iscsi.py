@@ -1,4 +1,6 @@
-"""A datastore of iSCSI units on a real target, through the mount."""
+"""A datastore of iSCSI units on a real target, through the mount; and one of an array, whose API is
+faked.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ import pytest
 
 from nebfs.demo.records import DatastoreRecord, ImageRecord
 from nebfs.model import ImageState, Template
+from tests.fetcher.purity_fake import PurityFake
+from tests.fetcher.service import Service, make_certificates
 from tests.fetcher.tgt import PASSWORD, USER
 
 pytestmark = pytest.mark.mounted
@@ -189,3 +193,58 @@ def test_no_process_outlives_a_mount_that_is_killed(start, data, tools, tgt):
     assert daemons(tgt)
     mount.kill()
     tools.wait_until(lambda: not daemons(tgt))
+
+
+INITIATOR = "iqn.2026-01.x:me"  # as the fake array knows us
+
+
+@pytest.fixture
+def array(cloud, tgt, tmp_path):
+    """An array with an image (170171) that is written once; the address of its API, and bytes."""
+    content = random.Random(7).randbytes(6 * MIB + 512)
+    target = tgt.target("array", initiator=INITIATOR)
+    tgt.unit(5, content)
+    fake = PurityFake(portal=tgt.portal, target=target)
+    fake.put("one_170_171", 1, len(content), mapped=5)
+    make_certificates(tmp_path)
+    with Service(tmp_path, fake.respond) as service:
+        told = (("PUREFA_HOST", service.host), ("LN_TARGET", "NONE"), ("CLONE_TARGET", "SELF"))
+        cloud.datastores[170] = DatastoreRecord(
+            170, "array", driver="purefa", transfer="purefa", disk_type=2, template=Template(told)
+        )
+        cloud.images[171] = ImageRecord(
+            171,
+            "disk",
+            datastore_id=170,
+            datastore="array",
+            source="one_170_171",
+            format="raw",
+            disk_type=2,
+        )
+        yield f'["{service.url}"]\napi-token = "{fake.token}"\n', content
+
+
+def test_a_unit_of_an_array_is_read_by_iscsi_and_kept(
+    array, make_mount, servers, tgt, tools, tmp_path
+):
+    known, content = array
+    config, credentials = tmp_path / "nebfs.toml", tmp_path / "credentials"
+    config.write_text(f'[datastores]\niscsi_initiator = "{INITIATOR}"\n')
+    credentials.write_text(known)
+    credentials.chmod(0o600)
+    told = [f"config={config}", f"credentials-file={credentials}", f"ca-file={tmp_path}/ca.pem"]
+    mount = make_mount(servers.frontend_url, "-o", ",".join([*told, "read-ahead=0"]))
+    mount.start()
+    path = mount.image("disk.raw", "array")
+    assert path.stat().st_size == len(content)
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        before = tgt.read_bytes(5)
+        assert os.pread(file.fileno(), 4096, 2 * MIB) == content[2 * MIB :][:4096]
+        # What is brought around it depends on how long the first answer took: a MiB at most.
+        assert tgt.read_bytes(5) - before <= MIB + (128 << 10)
+    assert path.read_bytes() == content
+    tgt.kill()
+    assert path.read_bytes() == content
+    assert tgt.portal in tools.xattr(path, "user.nebfs.source")
+    assert "canary" not in tools.everything_shown(mount.path)

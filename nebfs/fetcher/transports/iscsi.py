@@ -29,11 +29,13 @@ from nebfs.model import Revision
 if TYPE_CHECKING:
     from nebfs.fetcher.transports import Listener
 
-PIECE = 1 << 20
-"""Bytes that are read at once."""
+PIECE = 256 << 10
+"""Bytes that are read at once. A piece is answered when all of it is there, so it must be small
+enough to come within the stall_timeout however slow the target is."""
 
-IN_FLIGHT = 4
-"""Pieces of one request that are read at a time: 200 MB/s over a round trip of 20 ms."""
+IN_FLIGHT = 16
+"""Pieces of one request that are read at a time, as many as QEMU takes from one client: 200 MB/s
+over a round trip of 20 ms."""
 
 Read = Callable[[int, int], Coroutine[Any, Any, bytearray]]
 Ranges = Sequence[tuple[int, int]]
@@ -64,6 +66,7 @@ class Iscsi:
         async with self._exports.use(place.node(), request.expected) as export:
             revision = export.revision
             if not revision.size:
+                export.outdated = True
                 raise Unsupported(
                     "that LUN is no disk: LUN 0 of some targets is not; the record is to name"
                     " another (TARGET/LUN)",

@@ -21,9 +21,11 @@ _NO_DRIVER = ("Unknown driver", "failed to open module", "Failed to open module"
 
 
 def explain(node: Node, said: str) -> NebfsError:
-    """Say why the unit could not be opened. `said` may repeat the options, which hold no secret."""
+    """Say why the unit could not be opened."""
     where = node.shown
-    login = _LOGIN.search(said)
+    # What precedes it are the options: they hold no secret, but whatever somebody has put there.
+    told = said.rpartition("}: ")[2]
+    login = _LOGIN.search(told)
     status = int(login[1]) if login else 0
     if status in (_AUTHENTICATION, _AUTHORIZATION):
         if node.secrets:
@@ -35,10 +37,9 @@ def explain(node: Node, said: str) -> NebfsError:
         )
     if status in (_NOT_FOUND, _REMOVED):
         return Missing("there is no such target, or not for this initiator", where=where)
-    if _NO_UNIT in said:
+    if _NO_UNIT in told:
         return Missing("the target has no such LUN", where=where)
-    if any(words in said for words in _NO_DRIVER):
+    if any(words in told for words in _NO_DRIVER):
         return Unsupported(f"QEMU has no driver for iSCSI here; {REMEDY}")
-    # What precedes it are the options.
-    reason = shown_line(said.rpartition("iSCSI:")[2].rpartition("}: ")[2]) or "it said nothing"
+    reason = shown_line(told.rpartition("iSCSI:")[2]) or "it said nothing"
     return Unreachable("the target cannot be reached", where=where, reason=reason)
