@@ -11,7 +11,9 @@ import socket
 import tempfile
 import time
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -20,7 +22,7 @@ from nebfs.errors import Changed, Missing, Refused, Unreachable, Unsupported
 from nebfs.fetcher.client import open_fetcher
 from nebfs.fetcher.messages import CallRequest, FetchRequest
 from nebfs.fetcher.settings import FetcherSettings
-from nebfs.fetcher.transports import make_transport, qsd_exports
+from nebfs.fetcher.transports import make_transport, qsd, qsd_exports
 from nebfs.fetcher.transports.iscsi_failures import explain
 from nebfs.fetcher.transports.qsd import Node
 from nebfs.model import Locator, Revision
@@ -106,11 +108,15 @@ def settings(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left():
-    before = set(Path(tempfile.gettempdir()).glob("nebfs-qsd-*"))
+def nothing_is_left(tmp_path, monkeypatch):
+    """No process, and nothing in the directory for temporary files, whose name may be long."""
+    temporary = tmp_path / ("a" * 120)
+    temporary.mkdir()
+    made = SimpleNamespace(mkdtemp=partial(tempfile.mkdtemp, dir=temporary))
+    monkeypatch.setattr(qsd, "tempfile", made)
     yield
     assert qsds() == []
-    assert set(Path(tempfile.gettempdir()).glob("nebfs-qsd-*")) <= before
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.fixture
@@ -356,7 +362,7 @@ def test_a_target_that_goes_in_the_middle_is_given_up_and_read_when_it_is_back(
     pid = tgt.pid
 
     async def run():
-        async with transport(settings(stall_timeout=1.0)) as iscsi:
+        async with transport(settings(stall_timeout=2.0)) as iscsi:
             with within(15), pytest.raises(Unreachable):
                 listener = Listener(target, lambda: os.kill(pid, number))
                 await iscsi.fetch(request, target.fd, listener)
