@@ -17,6 +17,7 @@ from tests.fetcher import ontap_fake, purity_fake
 from tests.fetcher.ontap_fake import OntapFake
 from tests.fetcher.purity_fake import PurityFake
 from tests.fetcher.service import Service, make_certificates
+from tests.fetcher.tgt import Tgt
 from tests.fetcher.vsphere_fake import VsphereFake
 
 pytestmark = pytest.mark.mounted
@@ -89,7 +90,10 @@ def start(make_mount, servers, tmp_path):
     def start(known, **changes):
         config = tmp_path / "nebfs.toml"
         directories = [str(tmp_path / DIRECTORY)]
-        config.write_text(f"[datastores]\narray_devices = {directories}\n")
+        initiator = changes.pop("initiator", "")
+        config.write_text(
+            f"[datastores]\narray_devices = {directories}\niscsi_initiator = '{initiator}'\n"
+        )
         credentials = tmp_path / "credentials.toml"
         credentials.write_text(known)
         credentials.chmod(0o600)
@@ -153,6 +157,42 @@ def test_a_secret_that_only_an_administrator_can_read_names_the_remedy(array, de
     trouble = tools.xattr(path, "user.nebfs.trouble")
     assert "is encrypted" in trouble
     assert "credentials_file" in trouble
+
+
+INITIATOR = "iqn.2026-01.x:me"
+PORTAL = "127.0.0.77"
+"""Of the iSCSI interface: arrays have it at port 3260, and so this machine's own loopback may."""
+
+
+@pytest.fixture
+def target(tmp_path, data):
+    """A real target with the data in its unit 1, for the one initiator."""
+    root = tmp_path / "tgt"
+    root.mkdir()
+    server = Tgt(root, PORTAL)
+    server.port = 3260
+    server.start()
+    name = server.target("array", initiator=INITIATOR)
+    server.unit(1, data)
+    yield name
+    server.kill()
+
+
+def test_a_unit_that_the_initiator_may_see_is_read_by_iscsi(
+    target, cloud, serve, start, data, tmp_path
+):
+    """The API is a fake's; the unit that it leads to is a real target's."""
+    fake = OntapFake(portal=PORTAL, target=target)
+    fake.put("one_150_151", 1, SIZE, mapped=1)
+    service = serve(fake)
+    template = {"NETAPP_HOST": service.host, "NETAPP_SVM": "svm1"}
+    add(cloud, 150, "netapp", template)
+    known = f'["{service.url}"]\nuser = "{fake.user}"\npassword = "{fake.password}"\n'
+    (tmp_path / DIRECTORY).mkdir()
+    mount = start(known, initiator=INITIATOR)
+    path = mount.image("disk.raw", "netapp")
+    assert path.stat().st_size == SIZE
+    assert path.read_bytes() == data
 
 
 @pytest.fixture
