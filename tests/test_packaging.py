@@ -172,11 +172,11 @@ case "$*" in *install*) for name in {commands}; do
 """
 PACKAGES = (
     "xorriso squashfs-tools nginx-light docker-registry radosgw ceph-mon ceph-osd ceph-common"
-    " tinyproxy-bin openssh-server restic lvm2"
+    " tinyproxy-bin openssh-server restic lvm2 tgt qemu-system-common"
 )
 COMMANDS = (
     "xorriso mksquashfs nginx docker-registry radosgw ceph-mon ceph-osd ceph-authtool"
-    " tinyproxy sshd restic lvs"
+    " tinyproxy sshd restic lvs tgtd qemu-storage-daemon"
 )
 
 
@@ -203,6 +203,7 @@ def test_only_what_is_missing_is_installed_and_no_service_is_started(machine, tm
         "blk-availability.service",
         "lvm2-lvmpolld.socket",
         "dm-event.socket",
+        "tgt.service",
     ]
     assert not policy.exists()
     log.unlink()

@@ -419,6 +419,7 @@ def test_a_marketplace_without_a_cloud(make_mount, servers, cloud):
     mount = make_mount(None, "--marketplace", servers.appliance_url)
     mount.start()
     market = next((mount.path / "marketplaces").iterdir())
-    assert os.listdir(mount.path) == ["marketplaces"]
+    assert os.listdir(mount.path) == ["marketplaces", "raw"]
+    assert os.listdir(mount.path / "raw") == ["marketplaces"]
     copy = (market / ALPINE / f"{ALPINE}.qcow2").read_bytes()
     assert copy == cloud.published[url_of(cloud, "alpine.qcow2")].read_bytes()
