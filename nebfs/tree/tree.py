@@ -373,7 +373,8 @@ class Tree:
     def _replace(self, directory: Directory, fresh: dict[str, Node]) -> None:
         """Give `directory` new entries; note what the kernel must forget of the old ones."""
         old = directory.children or {}
-        self._abandon_raw(directory)
+        if {n: node.key for n, node in old.items()} != {n: x.key for n, x in fresh.items()}:
+            self._abandon_raw(directory)
         for name, node in old.items():
             after = fresh.get(name)
             if after is None or after.key != node.key:

@@ -136,6 +136,21 @@ async def test_a_refresh_reaches_both_faces(make):
     assert await world.names("raw/datastores/D") == []
 
 
+async def test_a_refresh_that_changes_nothing_here_leaves_the_raw_face_alone(make):
+    world = make(offers=[offer(1, "Alpine")], holdings=[holding(1, "a")])
+    disk = await world.at("raw/datastores/D/a.raw")
+    app = await world.at("raw/marketplaces/M/Alpine/Alpine.raw")
+    first = world.lists.current
+    (store,) = first.datastores
+    fuller = replace(store, datastore=replace(store.datastore, free_mb=7))
+    world.told.clear()
+    world.become(replace(first, datastores=(fuller,)))
+    assert not [item for item in world.told if item.name]
+    assert (await world.at("raw/datastores/D/a.raw")).ino == disk.ino
+    assert (await world.at("raw/marketplaces/M/Alpine/Alpine.raw")).ino == app.ino
+    assert not [item for item in world.told if item.name]
+
+
 async def test_a_raw_face_that_is_outdated_is_asked_about_again(make):
     world = make(offers=[offer(1, "Alpine")])
     world.prober.formats["http://h/1"] = Format("qcow2")
