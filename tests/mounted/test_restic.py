@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.fetcher.sshd import USER
 from tests.mounted import far_files
 
 pytestmark = pytest.mark.mounted
+root = pytest.mark.skipif(os.geteuid() != 0, reason="a host sees other files than this machine")
 
 THEIRS = "/nonexistent/one/datastores/107"
 BIG = 64 << 20
@@ -43,7 +45,15 @@ def kept(tmp_path):
 def put(cloud):
     """Tell OpenNebula of a backup."""
 
-    def put(source="", template=(), base_path=THEIRS, password=PASSWORD, **changes):
+    def put(
+        source="",
+        template=(),
+        base_path=THEIRS,
+        password=PASSWORD,
+        number=300,
+        name="42 nightly",
+        **changes,
+    ):
         cloud.datastores[107] = DatastoreRecord(
             107,
             "backups",
@@ -54,8 +64,8 @@ def put(cloud):
             template=Template((("RESTIC_PASSWORD", password), *template)),
         )
         facts = {"type": ImageType.BACKUP, "format": "raw", "vms": (VM,), "source": source}
-        cloud.images[300] = ImageRecord(
-            300, "42 nightly", datastore_id=107, datastore="backups", **{**facts, **changes}
+        cloud.images[number] = ImageRecord(
+            number, name, datastore_id=107, datastore="backups", **{**facts, **changes}
         )
 
     return put
@@ -66,6 +76,24 @@ def config(base, tmp_path):
     path = tmp_path / "nebfs.toml"
     path.write_text(f'[datastores.paths]\n"{THEIRS}" = "{base}"\n')
     return path
+
+
+@pytest.fixture
+def far(base, tmp_path, monkeypatch):
+    """A backup server, which alone has the repository; its password is in credentials_file."""
+    path = tmp_path / "datastores"
+    path.mkdir()
+    key = far_files.user_with_a_key(tmp_path / "home", monkeypatch)
+    host = far_files.host(tmp_path / "host", key, {path: base})
+    credentials = tmp_path / "credentials.toml"
+    credentials.write_text(f'["sftp://{host.host}{path}"]\nrepository-password = "{PASSWORD}"\n')
+    credentials.chmod(0o600)
+    config = tmp_path / "far.toml"
+    config.write_text(f'credentials_file = "{credentials}"\n')
+    template = (("RESTIC_SFTP_SERVER", host.host), ("RESTIC_SFTP_USER", USER))
+    facts = {"base_path": f"{path}//", "template": template, "password": "encrypted"}
+    yield SimpleNamespace(config=config, facts=facts)
+    host.stop()
 
 
 @pytest.fixture
@@ -81,22 +109,29 @@ def start(make_mount, servers, config):
     return start
 
 
-def test_a_full_backup_is_what_restic_restores(start, put, restic, kept, tools, tmp_path):
-    kept.full(0)
+@root
+def test_what_is_on_a_backup_server_is_what_restic_and_qemu_restore(
+    start, put, restic, kept, far, tools, tmp_path
+):
+    kept.incremental(2, disks=(0,))
+    snapshots = restic.back_up(kept, 2)
+    put(number=301, name="42 weekly", increments=increments(snapshots), **far.facts)
     kept.file(1, 0).write_bytes(random.Random(8).randbytes((9 << 20) + 1))
     (kept.directory(0) / "disk.3.rbd2").write_bytes(b"rbd image v2\n" * 1000)
-    kept.document(0)
     (snapshot,) = restic.back_up(kept, 1)
-    put(source=snapshot)
-    directory = start().image("42 nightly", "backups")
-    tools.run("cp", "-r", directory, tmp_path / "copy")
-    shown = {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()}
-    names = ("disk.0.0.qcow2", "disk.1.0.raw", "disk.3.rbd2", "vm.xml")
-    assert sorted(shown) == list(names)
+    put(source=snapshot, **far.facts)
+    mount = start(config=far.config)
+    full = tmp_path / "full"
+    tools.run("cp", "-r", mount.image("42 nightly", "backups"), full)
+    names = ["disk.0.0.qcow2", "disk.1.0.raw", "disk.3.rbd2", "vm.xml"]
+    assert sorted(path.name for path in full.iterdir()) == names
     for name in names:
-        stored = name.removesuffix(".qcow2").removesuffix(".raw")
-        path = kept.directory(0) / stored
-        assert shown[name] == path.read_bytes() == restic.dump(snapshot, path)
+        path = kept.directory(0) / name.removesuffix(".qcow2").removesuffix(".raw")
+        shown = (full / name).read_bytes()
+        assert shown == path.read_bytes() == restic.dump(snapshot, path)
+    for run in range(2):
+        disk = mount.image("42 weekly", "backups") / f"disk.0.{run}.raw"
+        assert disk.read_bytes() == kept.truth[0, run]  # what qemu-img convert has made of it
 
 
 def test_each_increment_reads_as_the_disk_at_that_moment(start, put, restic, kept, tmp_path, tools):
@@ -127,7 +162,8 @@ def test_older_increments_that_were_merged_and_pruned(start, put, restic, kept):
         assert (directory / f"disk.0.{run}.raw").read_bytes() == kept.truth[0, run]
 
 
-def test_4_kib_in_the_middle_touch_what_they_need(start, put, restic, kept):
+@root
+def test_4_kib_in_the_middle_touch_what_they_need(start, put, restic, kept, far):
     data = random.Random(3).randbytes(BIG)
     raw = kept.directory(0) / "all"
     raw.write_bytes(data)
@@ -137,8 +173,8 @@ def test_4_kib_in_the_middle_touch_what_they_need(start, put, restic, kept):
     create(kept.file(0, 1), str(first))
     write(kept.file(0, 1), seed=1)
     rename_backing(kept.file(0, 1), SERVER)
-    put(increments=increments(restic.back_up(kept, 2)))
-    mount = start("read-ahead=0")
+    put(increments=increments(restic.back_up(kept, 2)), **far.facts)
+    mount = start("read-ahead=0", config=far.config)
     disk = mount.image("42 nightly", "backups") / "disk.0.1.raw"
     assert disk.stat().st_size == BIG
     fd = os.open(disk, os.O_RDONLY)
@@ -185,29 +221,3 @@ def test_a_password_that_is_encrypted_is_refused_with_the_remedy(start, put, res
         os.listdir(mount.image("42 nightly", "backups"))
     assert "name repository-password under" in mount.log
     assert encrypted not in mount.log
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="a host sees other files than this machine")
-def test_on_a_backup_server_with_the_password_of_the_credentials_file(
-    start, put, restic, kept, base, tmp_path, monkeypatch
-):
-    kept.incremental(2, disks=(0,))
-    snapshots = restic.back_up(kept, 2)
-    path = tmp_path / "datastores"
-    path.mkdir()
-    key = far_files.user_with_a_key(tmp_path / "home", monkeypatch)
-    host = far_files.host(tmp_path / "host", key, {path: base})
-    credentials = tmp_path / "credentials.toml"
-    credentials.write_text(f'["sftp://{host.host}{path}"]\nrepository-password = "{PASSWORD}"\n')
-    credentials.chmod(0o600)
-    config = tmp_path / "far.toml"
-    config.write_text(f'credentials_file = "{credentials}"\n')
-    template = (("RESTIC_SFTP_SERVER", host.host), ("RESTIC_SFTP_USER", USER))
-    try:
-        facts = {"base_path": f"{path}//", "template": template, "password": "encrypted"}
-        put(increments=increments(snapshots), **facts)
-        mount = start(config=config)
-        disk = mount.image("42 nightly", "backups") / "disk.0.1.raw"
-        assert disk.read_bytes() == kept.truth[0, 1]
-    finally:
-        host.stop()
