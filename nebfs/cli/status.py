@@ -89,11 +89,9 @@ def report_on(registration: Registration) -> Report:
             trouble += f"; 'nebfs umount {registration.mountpoint}' clears what it left"
         return Report(registration, "dead", (trouble,))
     try:
-        answer = control.ask(Path(registration.socket), {"command": "status"}, PATIENCE)
+        answer = control.ask(Path(registration.socket), "GET", "/v1/status", timeout=PATIENCE)
     except NebfsError as exc:
         return Report(registration, "silent", (str(exc),))
-    if "error" in answer:
-        return Report(registration, "silent", (str(answer["error"]),), answer)
     healthy = answer.get("healthy") is True
     return Report(registration, "healthy" if healthy else "degraded", _troubles(answer), answer)
 

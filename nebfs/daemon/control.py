@@ -1,169 +1,191 @@
-"""The control socket: one JSON line is asked, one JSON line is answered, and the line is closed.
+"""The control socket: JSON over HTTP on a UNIX socket, by which commands ask a running daemon.
 
-The daemon listens with `serve`; the command line asks with `ask`. What may be asked is the daemon's
-affair: this module carries objects and bounds their size and time. The commands rely on this:
+The daemon listens with `serve`; the command line asks with `ask` and `follow`, and so can anybody
+else: ``curl --unix-socket /run/nebfs/mnt-one.sock http://nebfs/v1/status``. Paths begin with the
+version of what is answered, ``/v1``: within it facts are added, and do not change their meaning.
+What may be asked is in routes.py.
 
-``{"command": "status"}`` is answered by an object with
-
-* ``healthy`` (bool): False as soon as anything that is shown under ``places`` is in trouble;
-* ``places``: a list of ``{"kind": "marketplace" | "datastore", "name", "healthy": bool, "trouble":
-  text, "objects": int, "age": seconds since its list was taken, or null}``;
-* ``trouble`` (text): what is wrong with the whole, such as refused credentials; empty if nothing;
-* ``cache``: ``{"used": bytes, "limit": bytes, "hits": int, "misses": int}``; all optional.
-
-An ``error`` (text) in an answer means that the question failed. The socket is 0600 in a directory
-that is 0700: whoever may connect is the user who mounted, or root.
+The socket is 0600 in a directory that is 0700: who may connect is the user who mounted, or root.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import http.client
 import json
 import os
 import socket
 import stat
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import structlog
 import trio
 
-from nebfs.errors import BadAnswer, NebfsError, TimedOut, Unreachable, UserError
+from nebfs.daemon.web import Routes, converse
+from nebfs.errors import KINDS, BadAnswer, NebfsError, TimedOut, Unreachable, UserError
 
 log = structlog.get_logger()
 
-Answer = Callable[[dict[str, object]], Awaitable[dict[str, object]]]
-
-LONGEST_QUESTION = 64 << 10  # bytes; a path and a few words
-LONGEST_ANSWER = 16 << 20  # bytes; thousands of places with their troubles
+LONGEST_ANSWER = 64 << 20  # bytes; thousands of places with their troubles, or of cached objects
 LONGEST_SOCKET_PATH = 107  # sockaddr_un has 108 bytes and ends in NUL
 CONVERSATIONS = 16  # at once; more wait, so that a script gone wild cannot exhaust descriptors
-CHUNK = 64 << 10
 
 
 async def serve(
     path: Path,
-    answer: Answer,
+    routes: Routes,
     *,
-    timeout: float = 30.0,  # noqa: ASYNC109 - of each conversation, not of serve itself
+    patience: float = 30.0,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Listen on `path` until cancelled and answer every question with ``await answer(question)``.
+    """Listen on `path` until cancelled and answer what is asked by `routes`.
 
-    A conversation takes at most `timeout` seconds; nothing that a client does or that `answer`
-    raises ends the server. Raises UserError when the socket cannot be made.
+    `patience`: seconds for a question to be asked, and for its answer to be taken. Nothing that a
+    client does or that a handler raises ends the server. Raises UserError when the socket cannot be
+    made.
     """
     with _listening(path) as listening, contextlib.ExitStack() as undo:
         undo.callback(path.unlink, missing_ok=True)
         turns = trio.CapacityLimiter(CONVERSATIONS)
 
-        async def converse(stream: trio.SocketStream) -> None:
+        async def one(stream: trio.SocketStream) -> None:
             async with stream, turns:
-                with trio.move_on_after(timeout) as bounded:
-                    await _converse(stream, answer)
-                if bounded.cancelled_caught:
-                    log.warning("control_timed_out", seconds=timeout)
+                await converse(stream, routes, patience=patience)
 
         task_status.started()
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
-        await trio.serve_listeners(converse, [listener])
+        await trio.serve_listeners(one, [listener])
 
 
-def ask(path: Path, question: Mapping[str, object], timeout: float) -> dict[str, object]:
-    """Return the answer of the daemon that listens on `path`, within `timeout` seconds in all.
+def ask(
+    path: Path,
+    method: str,
+    where: str,
+    *,
+    query: Mapping[str, str] | None = None,
+    body: Mapping[str, object] | None = None,
+    timeout: float,
+) -> dict[str, object]:
+    """Return the answer, a JSON object, of the daemon that listens on `path`, within `timeout`
+    seconds in all.
 
-    Raises Unreachable (nobody listens), TimedOut, or BadAnswer (it broke off, or is not JSON).
+    Raises Unreachable (nobody listens), TimedOut, BadAnswer (it broke off, or is not JSON), or the
+    failure that is the answer.
     """
-    until = time.monotonic() + timeout
-    answered = bytearray()
+    with _asked(path, method, where, query, body, timeout) as (answer, until):
+        said = bytearray()
+        while len(said) <= LONGEST_ANSWER:
+            until()
+            chunk = answer.read1(1 << 16)
+            if not chunk:
+                break
+            said += chunk
+        else:
+            raise BadAnswer("the daemon's answer is too long", socket=path)
+        if answer.length:
+            raise BadAnswer("the daemon's answer broke off", socket=path, missing=answer.length)
+        found = _object(bytes(said), path)
+        if answer.status >= 400:
+            raise _failure(found)
+        return found
+
+
+def follow(
+    path: Path,
+    method: str,
+    where: str,
+    *,
+    query: Mapping[str, str] | None = None,
+    body: Mapping[str, object] | None = None,
+    silence: float,
+) -> Iterator[dict[str, object]]:
+    """Yield the objects of an answer that goes on for a while, as they come; whoever stops taking
+    them stops what they are about. `silence`: seconds without one after which it is given up.
+
+    Raises as `ask` does.
+    """
+    with _asked(path, method, where, query, body, silence) as (answer, _):
+        if answer.status >= 400:
+            raise _failure(_object(answer.read(LONGEST_ANSWER), path))
+        while True:
+            line = answer.readline(LONGEST_ANSWER)
+            if not line:
+                return
+            found = _object(line, path)
+            if "error" in found:
+                raise _failure(found)
+            yield found
+
+
+class _Line(http.client.HTTPConnection):
+    """A connection to a UNIX socket, of which each wait ends at one moment."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("nebfs", timeout=timeout)
+        self._path = path
+        self._until = time.monotonic() + timeout
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        while True:
+            self.hurry()
+            try:
+                with _short(self._path) as name:
+                    self.sock.connect(name)
+            except BlockingIOError:
+                # Of UNIX sockets: so many are waiting to be heard that the kernel takes no more.
+                if time.monotonic() > self._until:
+                    raise TimeoutError from None
+                time.sleep(0.02)
+            else:
+                return
+
+    def hurry(self) -> None:
+        """Let the next wait take no longer than what is left."""
+        # 0 would mean "do not wait" and answers with another error than TimeoutError.
+        if self.sock is not None:
+            self.sock.settimeout(max(self._until - time.monotonic(), 0.001))
+
+
+@contextlib.contextmanager
+def _asked(
+    path: Path,
+    method: str,
+    where: str,
+    query: Mapping[str, str] | None,
+    body: Mapping[str, object] | None,
+    timeout: float,
+) -> Iterator[tuple[http.client.HTTPResponse, Callable[[], None]]]:
+    line = _Line(path, timeout)
+    # A file's name may be any bytes: as Python writes them into text, so they are quoted.
+    words = urlencode(query or {}, errors="surrogateescape")
+    target = quote(where) + (f"?{words}" if words else "")
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
-            _connect(line, path, until)
-            line.sendall(json.dumps(question).encode() + b"\n")
-            while not answered.endswith(b"\n") and len(answered) <= LONGEST_ANSWER:
-                # 0 would mean "do not wait" and answers with another error than TimeoutError.
-                line.settimeout(max(until - time.monotonic(), 0.001))
-                chunk = line.recv(CHUNK)
-                if not chunk:
-                    break
-                answered += chunk
+        with contextlib.closing(line):
+            data = None if body is None else json.dumps(body).encode()
+            line.request(method, target, data)
+            with line.getresponse() as answer:
+                yield answer, line.hurry
     except TimeoutError as exc:
         raise TimedOut("the daemon did not answer", socket=path, seconds=timeout) from exc
+    except http.client.HTTPException as exc:
+        raise BadAnswer("the daemon broke off", socket=path) from exc
     except OSError as exc:
         if exc.errno in {errno.ECONNRESET, errno.EPIPE}:
             raise BadAnswer("the daemon broke off", socket=path) from exc
         raise Unreachable("no daemon listens", socket=path, error=exc.strerror or exc) from exc
-    return _object(bytes(answered), path)
 
 
-def _connect(line: socket.socket, path: Path, until: float) -> None:
-    while True:
-        line.settimeout(max(until - time.monotonic(), 0.001))
-        try:
-            with _short(path) as name:
-                line.connect(name)
-        except BlockingIOError:
-            # Of UNIX sockets: so many are waiting to be heard that the kernel takes no more.
-            if time.monotonic() > until:
-                raise TimeoutError from None
-            time.sleep(0.02)
-        else:
-            return
-
-
-async def _converse(stream: trio.SocketStream, answer: Answer) -> None:
-    try:
-        question = await _question(stream)
-        if question is not None:
-            await stream.send_all(await _answered(question, answer) + b"\n")
-            if len(question) > LONGEST_QUESTION:
-                # Closing while there is more to read would take our answer away from the asker.
-                async for _ in stream:
-                    pass
-    except trio.BrokenResourceError:
-        log.debug("control_broke_off")  # who asked did not wait for the answer
-
-
-async def _question(stream: trio.SocketStream) -> bytes | None:
-    """Read to the end of the line; None when who connected said nothing (a mere probe)."""
-    asked = bytearray()
-    while b"\n" not in asked and len(asked) <= LONGEST_QUESTION:
-        chunk = await stream.receive_some(CHUNK)
-        if not chunk:
-            break
-        asked += chunk
-    return bytes(asked) or None
-
-
-async def _answered(asked: bytes, answer: Answer) -> bytes:
-    line, end, _ = asked.partition(b"\n")
-    if not end or len(line) > LONGEST_QUESTION:
-        return _refusal(f"a question is one line of at most {LONGEST_QUESTION} bytes")
-    try:
-        question = json.loads(line)
-    except (ValueError, RecursionError):
-        return _refusal("the question is not JSON")
-    if not isinstance(question, dict):
-        return _refusal("the question is not a JSON object")
-    try:
-        return json.dumps(await answer(question)).encode()
-    except NebfsError as exc:
-        return _refusal(str(exc))
-    except Exception:  # the mount must outlive a question that fails; it is told and logged
-        log.exception("control_answer_failed")
-        return _refusal("the daemon failed to answer; its log says why")
-
-
-def _refusal(why: str) -> bytes:
-    return json.dumps({"error": why}).encode()
+def _failure(told: dict[str, object]) -> NebfsError:
+    kind, text = str(told.get("kind", "")), str(told.get("error", "it does not say why"))
+    return UserError(text) if kind == "UserError" else KINDS.get(kind, NebfsError)(text)
 
 
 def _object(answered: bytes, path: Path) -> dict[str, object]:
-    if not answered.endswith(b"\n"):
-        what = "is too long" if len(answered) > LONGEST_ANSWER else "broke off"
-        raise BadAnswer(f"the daemon's answer {what}", socket=path, length=len(answered))
     try:
         said = json.loads(answered)
     except ValueError as exc:

@@ -13,6 +13,7 @@ import trio
 
 from nebfs.config import Settings
 from nebfs.daemon import control, registry
+from nebfs.daemon.routes import routes
 from nebfs.daemon.status import Status
 from nebfs.daemon.wiring import House, built
 from nebfs.errors import NebfsError
@@ -53,7 +54,7 @@ async def _live(settings: Settings, mountpoint: Path, ready: Callable[[], None])
             source=house.source,
             log_file=str(settings.log_file or ""),
         )
-        await nursery.start(control.serve, Path(registration.socket), status.answer)
+        await nursery.start(control.serve, Path(registration.socket), routes(house, status))
 
         def mounted(facts: Mounted) -> None:
             registry.register(settings.run_dir, registration)

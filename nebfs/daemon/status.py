@@ -22,7 +22,17 @@ class Status:
         self._started = time.time()
 
     def facts(self) -> dict[str, object]:
-        """Return everything, in the shape that control.py documents."""
+        """Return everything.
+
+        The commands rely on this:
+
+        * ``healthy`` (bool): False as soon as anything that is shown under ``places`` is in
+          trouble;
+        * ``places``: a list of ``{"kind": "marketplace" | "datastore", "name", "healthy": bool,
+          "trouble": text, "objects": int, "age": seconds since its list was taken, or null}``;
+        * ``trouble`` (text): what is wrong with the whole, such as refused credentials, or empty;
+        * ``cache``: ``{"used": bytes, "limit": bytes, "hits": int, "misses": int}`` and more.
+        """
         house = self._house
         places = self._places()
         counters = house.operations.counters
@@ -56,17 +66,6 @@ class Status:
     def document(self) -> bytes:
         """Return the facts as .nebfs/status.json shows them."""
         return (json.dumps(self.facts(), indent=2) + "\n").encode()
-
-    async def answer(self, question: dict[str, object]) -> dict[str, object]:
-        """Answer a question on the control socket."""
-        match question.get("command"):
-            case "status":
-                return self.facts()
-            case "refresh":
-                failure = await self._house.catalog.refresh()
-                return {"refreshed": failure is None, "trouble": str(failure or "")}
-            case other:
-                return {"error": f"this nebfs ({nebfs.__version__}) does not know {other!r}"}
 
     def _places(self) -> list[dict[str, object]]:
         snapshot = self._house.catalog.current

@@ -11,6 +11,7 @@ import trio
 from nebfs.cli import status
 from nebfs.daemon import control, registry
 from nebfs.daemon.registry import Registration
+from nebfs.daemon.web import as_json
 
 HEALTHY = {
     "healthy": True,
@@ -44,13 +45,13 @@ def daemon(run_dir):
         registry.register(run_dir, own)
         ready = threading.Event()
 
-        async def answered(question):
-            assert question == {"command": "status"}
-            return answer
+        async def answered(request):
+            return as_json(answer)
 
         async def serve():
             async with trio.open_nursery() as nursery:
-                await nursery.start(control.serve, Path(own.socket), answered)
+                routes = {("GET", "/v1/status"): answered}
+                await nursery.start(control.serve, Path(own.socket), routes)
                 token = trio.lowlevel.current_trio_token()
                 stops.append(lambda: token.run_sync_soon(nursery.cancel_scope.cancel))
                 ready.set()

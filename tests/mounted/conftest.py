@@ -75,7 +75,7 @@ class Mount:
         from nebfs.daemon.control import ask
 
         socket = next(self.run_dir.glob("*.sock"))
-        assert ask(socket, {"command": "refresh"}, 30).get("refreshed"), self.log
+        assert ask(socket, "POST", "/v1/refresh", timeout=30).get("refreshed"), self.log
 
     def kill(self):
         """kill -9, and wait until the process is gone."""

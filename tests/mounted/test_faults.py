@@ -136,7 +136,7 @@ def test_the_front_end_going_away_takes_nothing_away(make_mount, cloud):
         before = sorted(os.listdir(mount.path / "marketplaces/OpenNebula Public"))
     from nebfs.daemon.control import ask
 
-    ask(next(mount.run_dir.glob("*.sock")), {"command": "refresh"}, 60)
+    ask(next(mount.run_dir.glob("*.sock")), "POST", "/v1/refresh", timeout=60)
     assert sorted(os.listdir(mount.path / "marketplaces/OpenNebula Public")) == before
     assert mount.status()["trouble"]
     assert not mount.status()["healthy"]
@@ -160,7 +160,7 @@ def test_a_right_that_is_lost_takes_effect_at_the_next_refresh(mount, cloud):
     from nebfs.daemon.control import ask
 
     cloud.set_password("oneadmin", "another")
-    ask(next(mount.run_dir.glob("*.sock")), {"command": "refresh"}, 30)
+    ask(next(mount.run_dir.glob("*.sock")), "POST", "/v1/refresh", timeout=30)
     with pytest.raises(PermissionError):
         os.listdir(mount.path / "marketplaces")
     cloud.set_password("oneadmin", "opennebula")
@@ -172,7 +172,7 @@ def test_malformed_xml_keeps_the_last_lists(mount, servers, cloud):
     from nebfs.daemon.control import ask
 
     cloud.marketplaces[0].name = "broken \x01\ufffe name ]]> <"
-    ask(next(mount.run_dir.glob("*.sock")), {"command": "refresh"}, 30)
+    ask(next(mount.run_dir.glob("*.sock")), "POST", "/v1/refresh", timeout=30)
     assert os.listdir(mount.path / "datastores/default")
     assert "Traceback" not in mount.log
 
