@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import http.client
 import json
 import os
 import socket
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
+import h11
 import structlog
 import trio
 
@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 LONGEST_ANSWER = 64 << 20  # bytes; thousands of places with their troubles, or of cached objects
 LONGEST_SOCKET_PATH = 107  # sockaddr_un has 108 bytes and ends in NUL
+CHUNK = 64 << 10
 CONVERSATIONS = 16  # at once; more wait, so that a script gone wild cannot exhaust descriptors
 
 
@@ -76,18 +77,13 @@ def ask(
     Raises Unreachable (nobody listens), TimedOut, BadAnswer (it broke off, or is not JSON), or the
     failure that is the answer.
     """
-    with _asked(path, method, where, query, body, timeout) as (answer, until):
-        said = bytearray()
-        while len(said) <= LONGEST_ANSWER:
-            until()
-            chunk = answer.read1(1 << 16)
-            if not chunk:
-                break
+    until = time.monotonic() + timeout
+    said = bytearray()
+    with _asked(path, method, where, query, body, lambda: until - time.monotonic()) as answer:
+        for chunk in answer.chunks():
             said += chunk
-        else:
-            raise BadAnswer("the daemon's answer is too long", socket=path)
-        if answer.length:
-            raise BadAnswer("the daemon's answer broke off", socket=path, missing=answer.length)
+            if len(said) > LONGEST_ANSWER:
+                raise BadAnswer("the daemon's answer is too long", socket=path)
         found = _object(bytes(said), path)
         if answer.status >= 400:
             raise _failure(found)
@@ -108,47 +104,60 @@ def follow(
 
     Raises as `ask` does.
     """
-    with _asked(path, method, where, query, body, silence) as (answer, _):
-        if answer.status >= 400:
-            raise _failure(_object(answer.read(LONGEST_ANSWER), path))
-        while True:
-            line = answer.readline(LONGEST_ANSWER)
-            if not line:
-                return
-            found = _object(line, path)
-            if "error" in found:
-                raise _failure(found)
-            yield found
+    left = b""
+    with _asked(path, method, where, query, body, lambda: silence) as answer:
+        for chunk in answer.chunks():
+            *lines, left = (left + chunk).split(b"\n")
+            for line in lines:
+                found = _object(line, path)
+                if "error" in found:
+                    raise _failure(found)
+                yield found
+            if len(left) > LONGEST_ANSWER:
+                raise BadAnswer("the daemon's answer is too long", socket=path)
+        if left:
+            raise _failure(_object(left, path))
 
 
-class _Line(http.client.HTTPConnection):
-    """A connection to a UNIX socket, of which each wait ends at one moment."""
+class _Answer:
+    """An answer that is on its way on `line`. `patience` tells how long the next wait may be."""
 
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("nebfs", timeout=timeout)
-        self._path = path
-        self._until = time.monotonic() + timeout
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        while True:
-            self.hurry()
-            try:
-                with _short(self._path) as name:
-                    self.sock.connect(name)
-            except BlockingIOError:
-                # Of UNIX sockets: so many are waiting to be heard that the kernel takes no more.
-                if time.monotonic() > self._until:
-                    raise TimeoutError from None
-                time.sleep(0.02)
-            else:
-                return
+    def __init__(self, line: socket.socket, patience: Callable[[], float]) -> None:
+        self.status = 0
+        self._line = line
+        self._patience = patience
+        self._asking = h11.Connection(h11.CLIENT)
 
     def hurry(self) -> None:
-        """Let the next wait take no longer than what is left."""
+        """Let the next wait take no longer than it may."""
         # 0 would mean "do not wait" and answers with another error than TimeoutError.
-        if self.sock is not None:
-            self.sock.settimeout(max(self._until - time.monotonic(), 0.001))
+        self._line.settimeout(max(self._patience(), 0.001))
+
+    def ask(self, method: str, target: str, body: bytes) -> None:
+        """Send the question and take the head of what is answered."""
+        headers = [("host", "nebfs"), ("content-length", str(len(body)))]
+        asked = (
+            h11.Request(method=method, target=target, headers=headers),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        )
+        self.hurry()
+        self._line.sendall(b"".join(self._asking.send(event) or b"" for event in asked))
+        head = self._next()
+        if not isinstance(head, h11.Response):
+            raise h11.RemoteProtocolError("no answer")
+        self.status = head.status_code
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield what is answered, as it comes."""
+        while isinstance(event := self._next(), h11.Data):
+            yield bytes(event.data)
+
+    def _next(self) -> object:
+        while (event := self._asking.next_event()) is h11.NEED_DATA:
+            self.hurry()
+            self._asking.receive_data(self._line.recv(CHUNK))
+        return event
 
 
 @contextlib.contextmanager
@@ -158,26 +167,40 @@ def _asked(
     where: str,
     query: Mapping[str, str] | None,
     body: Mapping[str, object] | None,
-    timeout: float,
-) -> Iterator[tuple[http.client.HTTPResponse, Callable[[], None]]]:
-    line = _Line(path, timeout)
+    patience: Callable[[], float],
+) -> Iterator[_Answer]:
     # A file's name may be any bytes: as Python writes them into text, so they are quoted.
     words = urlencode(query or {}, errors="surrogateescape")
     target = quote(where) + (f"?{words}" if words else "")
     try:
-        with contextlib.closing(line):
-            data = None if body is None else json.dumps(body).encode()
-            line.request(method, target, data)
-            with line.getresponse() as answer:
-                yield answer, line.hurry
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            answer = _Answer(line, patience)
+            _connect(line, path, answer.hurry, time.monotonic() + patience())
+            answer.ask(method, target, b"" if body is None else json.dumps(body).encode())
+            yield answer
     except TimeoutError as exc:
-        raise TimedOut("the daemon did not answer", socket=path, seconds=timeout) from exc
-    except http.client.HTTPException as exc:
-        raise BadAnswer("the daemon broke off", socket=path) from exc
+        raise TimedOut("the daemon did not answer", socket=path) from exc
+    except h11.RemoteProtocolError as exc:
+        raise BadAnswer("the daemon broke off, or is none", socket=path) from exc
     except OSError as exc:
         if exc.errno in {errno.ECONNRESET, errno.EPIPE}:
             raise BadAnswer("the daemon broke off", socket=path) from exc
         raise Unreachable("no daemon listens", socket=path, error=exc.strerror or exc) from exc
+
+
+def _connect(line: socket.socket, path: Path, hurry: Callable[[], None], until: float) -> None:
+    while True:
+        hurry()
+        try:
+            with _short(path) as name:
+                line.connect(name)
+        except BlockingIOError:
+            # Of UNIX sockets: so many are waiting to be heard that the kernel takes no more.
+            if time.monotonic() > until:
+                raise TimeoutError from None
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _failure(told: dict[str, object]) -> NebfsError:
