@@ -157,10 +157,25 @@ class Asked(Directory):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class AppDirectory(Asked):
+class Told(Asked):
+    """A directory of which the place's listing tells what is in it, or whom to ask."""
+
+    @property
+    def told(self) -> object:
+        """What the listing told: while it is the same, so are the entries."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class AppDirectory(Told):
     """An app: its image files, its definition, links to the apps that it names."""
 
     offer: Offer
+
+    @property
+    def told(self) -> object:
+        """The offer."""
+        return self.offer
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -171,19 +186,29 @@ class DatastoreDirectory(Asked):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class PartsDirectory(Asked):
+class PartsDirectory(Told):
     """Several files of one image: its snapshots, or the disks of a backup."""
 
     holding: Holding
     snapshots: bool
     """Whether it is its snapshots."""
 
+    @property
+    def told(self) -> object:
+        """What holds them."""
+        return self.holding
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class MachineDirectory(Asked):
+class MachineDirectory(Told):
     """The disks of a VM that does not run."""
 
     parked: Parked
+
+    @property
+    def told(self) -> object:
+        """The VM and its disks."""
+        return self.parked
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -19,18 +19,16 @@ from nebfs.tree.hostdir import HostDirectories, HostDirectory, HostRoot
 from nebfs.tree.inodes import ROOT, Inodes
 from nebfs.tree.insides import Disks, Files, Insides, TreeSettings
 from nebfs.tree.nodes import (
-    AppDirectory,
     Asked,
     ByIdDirectory,
     ContentFile,
     DatastoreDirectory,
     Directory,
     Link,
-    MachineDirectory,
     MarketplaceDirectory,
     Node,
-    PartsDirectory,
     StatusDocument,
+    Told,
 )
 from nebfs.tree.rawface import RawDirectory
 
@@ -321,25 +319,12 @@ class Tree:
         old = directory.children or {}
         for name, node in fresh.items():
             before = old.get(name)
-            if isinstance(node, MachineDirectory) and isinstance(before, MachineDirectory):
-                if before.parked == node.parked:
-                    fresh[name] = before
-                elif before.children is not None:
-                    self._abandon(before)
-            if isinstance(node, PartsDirectory) and isinstance(before, PartsDirectory):
-                if before.holding == node.holding and before.key == node.key:
-                    fresh[name] = before
-                elif before.children is not None:
-                    self._abandon(before)
-            if (
-                isinstance(node, AppDirectory)
-                and isinstance(before, AppDirectory)
-                and before.key == node.key
-            ):
-                if before.offer == node.offer:
-                    fresh[name] = before  # with everything that was asked about it
-                elif before.children is not None:
-                    self._abandon(before)
+            if not (isinstance(node, Told) and isinstance(before, Told) and before.key == node.key):
+                continue
+            if before.told == node.told:
+                fresh[name] = before  # with everything that was asked about it
+            elif before.children is not None:
+                self._abandon(before)
         self._replace(directory, fresh)
         if self._never_listed(directory):
             directory.children = None

@@ -1,0 +1,65 @@
+"""Which daemon answers for a path: for commands that name files in a mount."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from nebfs.cli import exits
+from nebfs.cli.mounts import mount_of, mounted_at
+from nebfs.daemon import registry
+from nebfs.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or directory in a mount: whose it is, and its path from the mount's root on."""
+
+    registration: registry.Registration
+    inside: str
+
+    @property
+    def socket(self) -> Path:
+        """Where the daemon listens."""
+        return Path(self.registration.socket)
+
+
+def place_of(path: Path, run_dir: Path) -> Place:
+    """Return whose `path` is. The mount itself is not asked: it may hang.
+
+    Raises UserError when it is in no mount of ours, or its daemon is not known or gone.
+    """
+    # Links that lead into the mount are followed, those within are left to the daemon: looking at
+    # them would ask the mount.
+    where = _entered(Path(os.path.abspath(path)))
+    found = mount_of(where)
+    if found is None or not found.ours:
+        raise UserError(f"{path} is not in a mount of nebfs", exit_code=exits.NOT_MOUNTED)
+    known = registry.find(run_dir, found.mountpoint)
+    if known is None:
+        raise UserError(
+            f"{found.mountpoint} is mounted by a nebfs that this user has no registration of",
+            exit_code=exits.NOT_MOUNTED,
+        )
+    if not known.alive:
+        raise UserError(
+            f"the daemon of {found.mountpoint}, process {known.pid}, is gone; "
+            f"'nebfs umount {found.mountpoint}' clears what it left",
+            exit_code=exits.NOT_MOUNTED,
+        )
+    return Place(known, str(where.relative_to(found.mountpoint)))
+
+
+def _entered(path: Path) -> Path:
+    """Return `path` with links resolved up to where one of our mounts begins."""
+    done = Path("/")
+    for number, part in enumerate(path.parts[1:], 2):
+        found = mounted_at(done / part)
+        if found is not None and found.ours:
+            return done.joinpath(part, *path.parts[number:])
+        done = Path(os.path.realpath(done / part))
+        found = mount_of(done)
+        if found is not None and found.ours:
+            return done.joinpath(*path.parts[number:])
+    return done

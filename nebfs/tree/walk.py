@@ -1,0 +1,39 @@
+"""From a path to a node, as the kernel would walk it: for commands that name files."""
+
+from __future__ import annotations
+
+from nebfs.errors import BadAnswer, UserError
+from nebfs.tree.nodes import Directory, Link, Node
+from nebfs.tree.tree import Tree
+
+MOST_LINKS = 40
+"""As the kernel has it: path_resolution(7)."""
+
+
+async def find(tree: Tree, path: str) -> Node:
+    """Return what is at `path`, from the root of the mount on. Links are followed.
+
+    Raises Missing, what listing a directory on the way raises, or UserError for a path that leads
+    out of the mount.
+    """
+    node: Node = tree.root
+    ahead = [part for part in reversed(path.split("/")) if part not in {"", "."}]
+    links = 0
+    while ahead:
+        part = ahead.pop()
+        if not isinstance(node, Directory):
+            raise UserError(f"{node.name} is no directory")
+        if part == "..":
+            node = node.parent or node
+            continue
+        found = await tree.lookup(node, part)
+        if isinstance(found, Link):
+            links += 1
+            if links > MOST_LINKS:
+                raise BadAnswer("too many links on the way")
+            if found.target.startswith("/"):
+                raise UserError(f"{found.name} leads out of the mount")
+            ahead += [part for part in reversed(found.target.split("/")) if part not in {"", "."}]
+        else:
+            node = found
+    return node
