@@ -122,13 +122,15 @@ class ZstDecoder(Closing):
             last, kind, size = number & 1, number >> 1 & 3, number >> 3
             if kind == 3 or size > _LONGEST_BLOCK:
                 raise Damaged("a block of the zstd image breaks the format")
+            # In a line of its own: at a yield, `self._together` may become another list.
             body = yield 1 if kind == 1 else size
             self._together += (head, body)
             self._blocks += 1
             if self._blocks == _TOGETHER:
                 self._decode(frame)
         if checked:
-            self._together.append((yield 4))
+            checksum = yield 4
+            self._together.append(checksum)
         self._decode(frame)
         if not frame.eof:
             raise Damaged("a frame of the zstd image is not whole")
