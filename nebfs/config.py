@@ -12,24 +12,14 @@ of a setting that could hold one.
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -41,131 +31,38 @@ from pydantic_settings import (
 )
 
 from nebfs import __version__, units
+from nebfs.config_kinds import (
+    Duration,
+    Fill,
+    MarketplaceUrl,
+    Place,
+    ReadableFile,
+    Size,
+    Umask,
+    absolute,
+    checked_url,
+    default_cache_dir,
+    default_run_dir,
+    own_platform,
+)
 from nebfs.datastores.mapping import Place as MappedPlace
 from nebfs.errors import UserError
-from nebfs.model import kind_and_url, without_credentials
+from nebfs.model import without_credentials
 
 ENVIRONMENT_PREFIX = "NEBFS_"
 _SFTP = re.compile(r"sftp://([\w.$-]+@)?(\[[0-9A-Fa-f:.%]+\]|[\w.-]+)(:[0-9]+)?/[^?#]*", re.ASCII)
 USAGE_EXIT = 2  # the table is in nebfs/cli/__init__.py, which this module may not import
 
 
-def default_cache_dir() -> Path:
-    """Where blocks are cached: the system's place for root, the user's own place for others."""
-    if os.geteuid() == 0:
-        return Path("/var/cache/nebfs")
-    return _absolute_from("XDG_CACHE_HOME", Path.home() / ".cache") / "nebfs"
-
-
-def default_run_dir() -> Path:
-    """Where sockets, registrations and logs of running mounts are kept.
-
-    The last resort is in /tmp, where anybody may have made it first: whoever uses it goes through
-    `nebfs.daemon.registry.prepare`, which checks its owner.
-    """
-    if os.geteuid() == 0:
-        return Path("/run/nebfs")
-    if os.environ.get("XDG_RUNTIME_DIR", "").startswith("/"):
-        return Path(os.environ["XDG_RUNTIME_DIR"]) / "nebfs"
-    return Path(f"/tmp/nebfs-{os.geteuid()}")  # noqa: S108 - owner-checked where it is used
-
-
-def _absolute_from(variable: str, otherwise: Path) -> Path:
-    # The XDG specification has relative paths ignored.
-    value = os.environ.get(variable, "")
-    return Path(value) if value.startswith("/") else otherwise
-
-
-def _own_platform() -> str:
-    """This machine's, in the words of OCI (GOOS/GOARCH)."""
-    machine = os.uname().machine
-    return f"linux/{ {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(machine, machine.lower()) }"
-
-
-def _size(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError("a size is a number of bytes or text such as 10G")
-    return units.parse_size(value)
-
-
-def _fill(value: object) -> float | None:
-    """Return bytes per second: inf is as fast as they come, None is not at all."""
-    match value.strip().lower() if isinstance(value, str) else value:
-        case None | "off":
-            return None
-        case "idle":
-            return math.inf
-    try:
-        rate = _size(value)
-    except ValueError:
-        rate = -1
-    if rate < 0:
-        raise ValueError("write off, idle, or bytes per second such as 10M")
-    return rate or None
-
-
-def _duration(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError("a duration is a number of seconds or text such as 5m")
-    return units.parse_duration(value)
-
-
-def _octal(value: object) -> int:
-    # A bare TOML number would be read as decimal: 22 is not what anybody means by it.
-    if not isinstance(value, str) or not value or set(value) - set("01234567"):
-        raise ValueError('write octal digits as text, such as "022"')
-    return int(value, 8)
-
-
-def _path(value: Path) -> Path:
-    try:
-        return Path(os.path.abspath(value.expanduser()))
-    except RuntimeError as exc:  # ~nobody
-        raise ValueError(f"{value}: that user's home is not known") from exc
-
-
-def _readable(value: Path) -> Path:
-    value = _path(value)
-    if not os.path.isfile(value):  # not is_file(): that raises where a parent may not be entered
-        raise ValueError(f"there is no file {value}")
-    if not os.access(value, os.R_OK):
-        raise ValueError(f"{value} may not be read by this user")
-    return value
-
-
-def _url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
-    except ValueError:  # such as a broken IPv6 address
-        usable = False
-    if not usable:
-        # The value is not repeated: without a scheme, credentials in it cannot be recognised.
-        raise ValueError("write a whole URL, such as http://frontend.example:2633/RPC2")
-    return value
-
-
-def _marketplace(value: str) -> str:
-    """A URL, perhaps with the marketplace's type before it: linuxcontainers+https://..."""
-    kind, url = kind_and_url(value)
-    if url != value and not kind.replace("-", "").isalnum():
-        raise ValueError("write KIND+URL, such as docker-registry+https://registry.example")
-    _url(url)
-    return value
-
-
-Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
-Fill = Annotated[float | None, BeforeValidator(_fill)]
-Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
-Place = Annotated[Path, AfterValidator(_path)]
-ReadableFile = Annotated[Path, AfterValidator(_readable)]
-MarketplaceUrl = Annotated[str, AfterValidator(_marketplace)]
+TABLE = ConfigDict(
+    extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+)
 
 
 class Datastores(BaseModel):
     """The table ``[datastores]``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = TABLE
 
     paths: dict[str, str] = Field(default_factory=dict)
     """``[datastores.paths]``: a path prefix as the front-end says it = the same place here, or
@@ -261,7 +158,7 @@ class Datastores(BaseModel):
 class CephPlace(BaseModel):
     """How one Ceph cluster is entered."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = TABLE
 
     conf: ReadableFile | None = None
     """A ceph.conf; None: the datastore's CEPH_CONF if it is here, or /etc/ceph/ceph.conf."""
@@ -310,18 +207,25 @@ class Settings(BaseSettings):
     """Public marketplaces to mount without a cloud: URLs of appliance services, or
     ``linuxcontainers+URL`` and the like; in the environment separated by spaces."""
     datastores: Datastores = Datastores()
+    """Where the images of the cloud's own datastores are, seen from this machine."""
     system_datastores: Literal["empty", "poweroff"] = "empty"
     """What system datastores show: nothing, or the disks of VMs that do not run."""
     ceph: Ceph = Ceph()
+    """How Ceph clusters are entered, where not as this machine's own /etc/ceph says."""
 
     # Where things are kept on this machine
     cache_dir: Place = Field(default_factory=default_cache_dir)
+    """Directory of fetched blocks; each mount needs its own."""
     cache_size: Size = Field(default=10 * units.GIB, gt=0)
     """Bytes that cached blocks may take."""
     cache_min_free: Size = units.GIB
     """Bytes that the cache leaves free on its disk, whatever `cache_size` says."""
     run_dir: Place = Field(default_factory=default_run_dir)
+    """Directory of control sockets, registrations and logs of running mounts."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged: this and what is worse."""
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """How a line of the log is written; auto: as text, without time and colour in the journal."""
     log_file: Place | None = None
     """None: stderr in the foreground, a file in `run_dir` in the background."""
 
@@ -330,11 +234,14 @@ class Settings(BaseSettings):
     """Seconds between two looks at what exists."""
     deadline: Duration = 60.0
     """Seconds after which a read fails instead of waiting."""
+    slow_operations: Duration = 5.0
+    """Seconds after which an open, a listing or a read that had to wait is counted and logged."""
     listing_deadline: Duration = 20.0
     """Seconds that the first listing of a place may take before its directory answers an error."""
     connections: int = Field(default=4, ge=1, le=64)
     """Requests to one place at a time, and as many again for what a read waits for."""
     connect_timeout: Duration = 10.0
+    """Seconds until a connection, with its TLS, must stand."""
     stall_timeout: Duration = 15.0
     """Seconds without one byte after which a transfer counts as broken off."""
     read_ahead: Size = 32 * units.MIB
@@ -347,7 +254,7 @@ class Settings(BaseSettings):
     credentials_file: ReadableFile | None = None
     """TOML file with users, keys, certificates and proxies by address; see docs/marketplaces.md."""
     platform: str = Field(
-        default_factory=_own_platform, pattern=r"^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$"
+        default_factory=own_platform, pattern=r"^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$"
     )
     """Which of a container image's variants is shown: operating system/architecture[/variant]."""
     user_agent: str = Field(default=f"nebfs/{__version__}", pattern=r"^[\x20-\x7e]+$")
@@ -358,9 +265,8 @@ class Settings(BaseSettings):
     uid: int | None = Field(default=None, ge=0, lt=2**32 - 1)
     """Owner of everything that is shown; None: the user who mounts."""
     gid: int | None = Field(default=None, ge=0, lt=2**32 - 1)
-    umask: Annotated[int, BeforeValidator(_octal), Field(le=0o777)] = Field(
-        default=0o022, validate_default=False
-    )
+    """Group of everything that is shown; None: the group of the user who mounts."""
+    umask: Umask = Field(default=0o022, validate_default=False)
     """Permission bits that are taken away, written in octal."""
 
     @property
@@ -378,7 +284,7 @@ class Settings(BaseSettings):
     @classmethod
     def _front_end(cls, value: str) -> str:
         # fstab needs something in its first field; these two are what people write there.
-        return "" if value in {"", "none", "nebfs"} else _url(value)
+        return "" if value in {"", "none", "nebfs"} else checked_url(value)
 
     @field_validator("marketplaces", mode="before")
     @classmethod
@@ -401,8 +307,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read flags, then the environment, then the file named by the flag ``config_file``."""
         flags = init_settings()
-        file = flags.get("config_file") or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG_FILE")
-        table = _read(file) if file else {}
+        file = settings_file(flags)
+        table = read_table(file) if file else {}
         return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=table)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, object]]:
@@ -441,10 +347,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _read(file: object) -> dict[str, object]:
-    path = Path(str(file))
+def settings_file(flags: Mapping[str, object]) -> Path | None:
+    """Return the file that is read beside `flags` and the environment, as it was named."""
+    file = flags.get("config_file") or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG_FILE")
+    return Path(str(file)) if file else None
+
+
+def read_table(path: Path) -> dict[str, object]:
+    """Return what the settings file at `path` holds. Raises UserError."""
     try:
-        path = _path(path)
+        path = absolute(path)
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as exc:
         raise UserError(f"{path} cannot be read: {exc.strerror}", exit_code=USAGE_EXIT) from exc
@@ -465,8 +377,8 @@ def _refuse_misspelt_environment() -> None:
                 )
 
 
-def _variables(name: str) -> list[str]:
-    """Name the environment variables that set `name` or a part of it."""
+def variables(name: str) -> list[str]:
+    """Return the environment variables that set `name` or a part of it."""
     whole = f"{ENVIRONMENT_PREFIX}{name}".upper()
     return [key for key in os.environ if key == whole or key.startswith(f"{whole}__")]
 
@@ -477,11 +389,10 @@ def _explain(problem: ErrorDetails, flags: Mapping[str, object]) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if first in flags:
         where = "command line"
-    elif variables := _variables(first):
-        where = f"environment variable {variables[0]}"
+    elif named := variables(first):
+        where = f"environment variable {named[0]}"
     else:
-        file = flags.get("config_file") or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG_FILE")
-        where = str(file or "settings")
+        where = str(settings_file(flags) or "settings")
     if problem["type"] == "extra_forbidden":
         tables: dict[str, type[BaseModel]] = {"datastores": Datastores, "ceph": Ceph}
         known = (tables.get(first, Settings) if "." in name else Settings).model_fields

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from nebfs.config import default_run_dir
+from nebfs.config_kinds import default_run_dir
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
