@@ -172,11 +172,11 @@ case "$*" in *install*) for name in {commands}; do
 """
 PACKAGES = (
     "xorriso squashfs-tools nginx-light docker-registry radosgw ceph-mon ceph-osd ceph-common"
-    " tinyproxy-bin openssh-server restic lvm2 tgt qemu-system-common"
+    " tinyproxy-bin openssh-server restic lvm2 gzip bzip2 xz-utils zstd tgt qemu-system-common"
 )
 COMMANDS = (
     "xorriso mksquashfs nginx docker-registry radosgw ceph-mon ceph-osd ceph-authtool"
-    " tinyproxy sshd restic lvs tgtd qemu-storage-daemon"
+    " tinyproxy sshd restic lvs gzip bzip2 xz pzstd tgtd qemu-storage-daemon"
 )
 
 
