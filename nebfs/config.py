@@ -248,7 +248,7 @@ class Settings(BaseSettings):
     """Bytes that may be fetched ahead of a sequential reader; 0: none."""
     fill: Fill = None
     """Bytes per second at which an image that is being read is completed while its place is idle,
-    so that the next read is local; None: only what is read is fetched."""
+    so that the next read is local; idle: as fast as it comes; off: only what is read is fetched."""
     ca_file: ReadableFile | None = None
     """PEM file of certificate authorities to trust instead of the system's."""
     credentials_file: ReadableFile | None = None
@@ -258,6 +258,7 @@ class Settings(BaseSettings):
     )
     """Which of a container image's variants is shown: operating system/architecture[/variant]."""
     user_agent: str = Field(default=f"nebfs/{__version__}", pattern=r"^[\x20-\x7e]+$")
+    """What servers are told about who asks."""
 
     # How the tree looks to the kernel
     allow_other: bool = False

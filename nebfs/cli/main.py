@@ -6,6 +6,7 @@ import click
 
 import nebfs
 from nebfs import cli
+from nebfs.cli.config_command import config_command
 from nebfs.cli.demo import demo
 from nebfs.cli.door import Door, verbose_option
 from nebfs.cli.ls import ls
@@ -28,7 +29,7 @@ def nebfs_command() -> None:
     """Mount OpenNebula's marketplaces and datastores as files that are fetched as they are read."""
 
 
-for command in (mount, umount, status, ls, demo):
+for command in (mount, umount, status, ls, demo, config_command):
     nebfs_command.add_command(command)
 
 

@@ -15,7 +15,7 @@ from nebfs.cli.checks import check_fuse, check_mountpoint
 from nebfs.cli.door import FAILED, VERBOSE, explain, say, verbose_option
 from nebfs.cli.logs import configure_logs
 from nebfs.cli.mounts import resolved
-from nebfs.cli.options import parse_options
+from nebfs.cli.options import typed
 from nebfs.config import Settings, load
 from nebfs.daemon import registry
 
@@ -104,10 +104,7 @@ def _settings(
     *,
     verbose: bool,
 ) -> Settings:
-    overrides = parse_options(options)
-    overrides.update({name: value for name, value in flags.items() if value})
-    if source:
-        overrides["source"] = source[0]
+    overrides = typed(options, flags, source[0] if source else "")
     if verbose:
         overrides["log_level"] = "debug"
     return load(None, overrides)

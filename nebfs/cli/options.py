@@ -9,7 +9,7 @@ mount(8), except that every ``marketplace`` is one more.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from nebfs.cli.exits import USAGE
 from nebfs.config import Settings, nearest
@@ -62,6 +62,17 @@ def parse_options(texts: Iterable[str]) -> dict[str, object]:
             settings[key] = value if equals else "true"
     if marketplaces:
         settings["marketplaces"] = tuple(marketplaces)
+    return settings
+
+
+def typed(
+    options: Iterable[str], flags: Mapping[str, object], source: str = ""
+) -> dict[str, object]:
+    """Return what was typed: ``-o`` `options`, over them `flags` that were given, and SOURCE."""
+    settings = parse_options(options)
+    settings.update({name: value for name, value in flags.items() if value})
+    if source:
+        settings["source"] = source
     return settings
 
 
