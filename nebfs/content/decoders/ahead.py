@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from nebfs.errors import Damaged, NebfsError
+from nebfs.errors import Busy, Damaged, NebfsError
 from nebfs.units import MIB
 
 WORKERS = 2
@@ -84,9 +84,7 @@ class Ahead:
             self._order.append(unit)
             self._queue.append(unit)
             if self._idle < len(self._queue) and len(self._threads) < self._workers:
-                thread = threading.Thread(target=self._work, name="nebfs-decode", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                self._add_thread()
             self._changed.notify_all()
         return unit
 
@@ -144,6 +142,16 @@ class Ahead:
             self._changed.notify_all()
         while self._threads:
             self._threads.pop().join()
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name="nebfs-decode", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:  # a limit on processes
+            if not self._threads:
+                raise Busy("no thread can be started to decode with", error=str(exc)) from exc
+        else:
+            self._threads.append(thread)
 
     def _forget(self, unit: Unit) -> None:
         for line in (self._order, self._queue):

@@ -10,7 +10,8 @@ What is then decoded is cut off, and fails; so what fails is joined with what fo
 again. Nothing is handed out before its block's CRC was right, if it is not of unusual length.
 
 Like ``bzip2 -dc``: streams follow one another, and bytes behind the last that begin no stream are
-ignored (the program warns and ends with status 0). All CRCs are checked.
+ignored (the program warns and ends with status 0). Unlike there, a stream whose header is damaged
+is not ignored with all that follows: that would be a disk without its end. All CRCs are checked.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ import numpy as np
 from nebfs.content.decoders.ahead import WORKERS, Ahead, Unit
 from nebfs.content.decoders.bzip2_marks import BLOCK, END, MAGIC_BITS, Mark, find_marks
 from nebfs.content.decoders.interface import PIECE, Closing
-from nebfs.errors import Damaged
+from nebfs.errors import Damaged, Unsupported
 
 _LONGEST = 2600 << 10
 """Bytes of no block that bzip2 can make are more: 900001 symbols of at most 20 bits, and tables."""
 
 _MOST_JOINED = 16
 """False magics in one block. Each costs decoding it once more; chance makes none."""
+
+_MOST_PARTS = 64
+"""Parts that may wait: those that are no block are in no worker's queue."""
 
 _HOLD = 4 << 20
 """Decoded bytes that are kept back until their CRC is seen. A block has 0.9 MB, but runs of equal
@@ -109,10 +113,10 @@ class Bz2Decoder(Closing):
             for mark in marks:
                 self._finish_part(mark.bit)
                 self._open = mark
-                if self._ahead.full:
+                if self._full:
                     yield from self._settle(wait=True)
             self._cut()
-            yield from self._settle(wait=False)
+        yield from self._settle(wait=False)
 
     def end(self) -> Iterator[bytes]:
         """See Decoder."""
@@ -125,6 +129,10 @@ class Bz2Decoder(Closing):
     def close(self) -> None:
         """See Decoder."""
         self._ahead.close()
+
+    @property
+    def _full(self) -> bool:
+        return self._ahead.full or len(self._parts) > _MOST_PARTS
 
     def _finish_part(self, end: int) -> None:
         """Put the open part, up to bit `end` of what is kept, behind the others."""
@@ -156,7 +164,7 @@ class Bz2Decoder(Closing):
                 if not self._pass_edge(part, final=final):
                     return
                 continue
-            yield from self._collect(part, wait=wait and (final or self._ahead.full))
+            yield from self._collect(part, wait=wait and (final or self._full))
             if part.unit is not None:
                 return
             if part.failed and not self._join_next(part, final=final):
@@ -182,7 +190,7 @@ class Bz2Decoder(Closing):
                     yield from held
             elif part.unit.ended:
                 if part.unit.failure is not None:
-                    if part.open:
+                    if part.open or not isinstance(part.unit.failure, Damaged):
                         raise part.unit.failure
                     part.failed = True
                 part.unit = None
@@ -237,6 +245,9 @@ class Bz2Decoder(Closing):
                 raise Damaged("a stream of the bzip2 image is damaged, or cut off")
             self._between = False
         elif self._between:
+            # Behind four bytes that are no header a block begins: they were one.
+            if part.bits == end + 32 and (len(self._parts) > 1 or not final):
+                raise Damaged("a stream of the bzip2 image is damaged")
             self._over = True
         else:
             raise Damaged("this is no bzip2 image")
@@ -264,7 +275,9 @@ def _decode(raw: bytes, shift: int, bits: int) -> Iterator[bytes]:
             if library.needs_input or library.eof:
                 break
             piece = library.decompress(b"", PIECE)
-    except (OSError, EOFError, ValueError, RuntimeError, MemoryError) as exc:
+    except MemoryError as exc:
+        raise Unsupported("there is no memory to decode the bzip2 image") from exc
+    except (OSError, EOFError, ValueError, RuntimeError) as exc:
         raise Damaged("a block of the bzip2 image is damaged", error=str(exc)) from exc
     if not library.eof:
         raise Damaged("a block of the bzip2 image is not whole")

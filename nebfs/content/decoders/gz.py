@@ -84,7 +84,9 @@ class GzDecoder(Closing):
         while True:
             try:
                 piece = member.decompress(part, _PIECE)
-            except (deflate.error, MemoryError) as exc:
+            except MemoryError as exc:
+                raise Unsupported("there is no memory to decode the gzip image") from exc
+            except deflate.error as exc:
                 raise Damaged("the gzip image cannot be decoded", error=str(exc)) from exc
             if piece:
                 self._crc = deflate.crc32(piece, self._crc)

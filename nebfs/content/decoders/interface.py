@@ -31,8 +31,9 @@ class Decoder(Protocol):
     def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
         """Take the next compressed bytes; yield what is decoded, in pieces of at most PIECE.
 
-        `data` may be written over when the iterator is exhausted. With threads, pieces may lag
-        behind what was fed; waits for them when too much does. Raises Damaged, Unsupported.
+        `data` may be written over when the iterator is exhausted. With threads, pieces lag behind
+        what was fed: waits for them when too much does; with no data, yields those that are ready.
+        Raises Damaged; Unsupported for what the format has and we do not (nor memory for).
         """
         ...
 

@@ -176,7 +176,7 @@ def _decode(inputs: Iterator[bytes]) -> Iterator[bytes]:
         kind = Unsupported if "nsupported" in message or "limit" in message else Damaged
         raise kind("the xz image cannot be decoded", error=message) from exc
     except MemoryError as exc:
-        raise Unsupported("there is not enough memory to decode the xz image") from exc
+        raise Unsupported("there is no memory to decode the xz image") from exc
     if not library.eof or library.unused_data:
         raise Damaged("a block of the xz image is not whole")
 

@@ -20,7 +20,7 @@ _MOST_STREAMS = 256
 """Each costs three reads, one after the other."""
 
 _MOST_PADDING = 1 << 20
-_PADDING_READ = 16 << 10
+_PADDING_READ = 64 << 10
 
 _MOST_BYTES = 1 << 63
 
@@ -87,6 +87,8 @@ def _parse_index(data: bytes, most: int) -> list[tuple[int, int]]:
         raise Damaged("the index of the xz image is damaged")
     fields = data[:-4]
     count, at = form.unpack_number(fields, 1)
+    if count > len(fields) // 2:
+        raise Damaged("the index of the xz image breaks the format")
     if count > most:
         raise _TooMuch
     found = []

@@ -145,7 +145,9 @@ class ZstDecoder(Closing):
             return
         try:
             piece = frame.decompress(data)
-        except (zstandard.ZstdError, MemoryError) as exc:
+        except MemoryError as exc:
+            raise Unsupported("there is no memory to decode the zstd image") from exc
+        except zstandard.ZstdError as exc:
             raise Damaged("the zstd image cannot be decoded", error=str(exc)) from exc
         if piece:
             self._pieces.append(piece)
