@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from nebfs.cli.door import say
@@ -18,28 +19,33 @@ FUSE_CONF = Path("/etc/fuse.conf")
 
 def check_fuse(*, allow_other: bool) -> None:
     """Raise UserError (exit code MOUNT) if this system or user cannot mount with FUSE."""
+    for cause, remedy in fuse_troubles(allow_other=allow_other):
+        raise UserError(f"{cause}: {remedy}", exit_code=MOUNT)
+
+
+def fuse_troubles(*, allow_other: bool) -> Iterator[tuple[str, str]]:
+    """Yield what keeps this system or user from mounting with FUSE: cause and remedy."""
     if not DEVICE.exists():
-        raise UserError(
-            f"{DEVICE} is missing: load the kernel module ('modprobe fuse') and install the "
-            f"package fuse3; in a container, add '--device {DEVICE} --cap-add SYS_ADMIN'",
-            exit_code=MOUNT,
+        remedy = (
+            f"load the kernel module ('modprobe fuse') and install the package fuse3; in a "
+            f"container, add '--device {DEVICE} --cap-add SYS_ADMIN'"
         )
-    if not os.access(DEVICE, os.R_OK | os.W_OK):
-        raise UserError(
-            f"{DEVICE} may not be opened by this user: 'chmod a+rw {DEVICE}' as root, or join the "
-            f"group that owns it",
-            exit_code=MOUNT,
+        yield f"{DEVICE} is missing", remedy
+    elif not os.access(DEVICE, os.R_OK | os.W_OK):
+        yield (
+            f"{DEVICE} may not be opened by this user",
+            f"'chmod a+rw {DEVICE}' as root, or join the group that owns it",
         )
     if os.geteuid() == 0:
         return
     if tool("fusermount3") is None:
-        raise UserError("fusermount3 is missing: install the package fuse3", exit_code=MOUNT)
+        yield "fusermount3 is missing", "install the package fuse3"
     if allow_other and not _others_are_allowed():
-        raise UserError(
+        cause = (
             f"allow_other needs the line 'user_allow_other' in {FUSE_CONF} when the mount is not "
-            f"made by root",
-            exit_code=MOUNT,
+            f"made by root"
         )
+        yield cause, "add it there as root"
 
 
 def check_mountpoint(path: Path, run_dir: Path) -> None:

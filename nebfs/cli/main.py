@@ -8,6 +8,7 @@ import nebfs
 from nebfs import cli
 from nebfs.cli.config_command import config_command
 from nebfs.cli.demo import demo
+from nebfs.cli.doctor import doctor
 from nebfs.cli.door import Door, verbose_option
 from nebfs.cli.ls import ls
 from nebfs.cli.mount import mount
@@ -29,7 +30,7 @@ def nebfs_command() -> None:
     """Mount OpenNebula's marketplaces and datastores as files that are fetched as they are read."""
 
 
-for command in (mount, umount, status, ls, demo, config_command):
+for command in (mount, umount, status, ls, demo, config_command, doctor):
     nebfs_command.add_command(command)
 
 

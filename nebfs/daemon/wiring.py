@@ -80,7 +80,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
     """
     store, documents = await _prepare_cache(settings)
     try:
-        async with open_fetcher(_fetcher_settings(settings)) as fetcher:
+        async with open_fetcher(fetcher_settings(settings)) as fetcher:
             drivers = _datastore_drivers(settings, fetcher)
             source, survey, identity = _survey(settings, fetcher, drivers)
             catalog = Catalog(
@@ -250,7 +250,7 @@ async def _prepare_cache(settings: Settings) -> tuple[Store, Documents]:
     return store, Documents(settings.cache_dir / "documents")
 
 
-def _fetcher_settings(settings: Settings) -> FetcherSettings:
+def fetcher_settings(settings: Settings) -> FetcherSettings:
     """Raises UserError when the file of credentials cannot be used: only the fetcher keeps it."""
     if settings.credentials_file is not None:
         access.load(settings.credentials_file)

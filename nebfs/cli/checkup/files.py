@@ -50,7 +50,8 @@ def _session(settings: Settings, environ: Mapping[str, str], home: Path) -> Iter
     try:
         session = find_session(environ, home, path=settings.auth_file)
     except UserError as exc:
-        yield problem(about, str(exc), "name the right file with --auth-file or ONE_AUTH")
+        cause, _, remedy = str(exc).partition("; ")
+        yield problem(about, cause, remedy or "name the right file with --auth-file or ONE_AUTH")
         return
     file = session_file(settings, environ, home)
     if not file.is_file():  # the system's own, which is oneadmin's
@@ -64,7 +65,8 @@ def _endpoint(settings: Settings, environ: Mapping[str, str], home: Path) -> Fin
     try:
         url = find_endpoint(environ, home, explicit=settings.source)
     except UserError as exc:
-        return problem("endpoint", str(exc), "give the URL as SOURCE, or as source in the file")
+        cause, _, remedy = str(exc).partition("; ")
+        return problem("endpoint", cause, remedy or "give the URL as SOURCE")
     if url.startswith("http://") and not _local(url):
         return warning(
             "endpoint",

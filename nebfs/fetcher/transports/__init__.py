@@ -73,6 +73,7 @@ TRANSPORTS: dict[str, Entry] = {
     "ontap": Entry("nebfs.fetcher.transports.ontap", "Ontap"),
     "purity": Entry("nebfs.fetcher.transports.purity", "Purity"),
     "rbd": Entry("nebfs.fetcher.transports.rbd", "Rbd"),
+    "reach": Entry("nebfs.fetcher.transports.reach", "Reach"),
     "restic": Entry("nebfs.fetcher.transports.restic", "Restic", "pip install 'nebfs[restic]'"),
     "s3": Entry("nebfs.fetcher.transports.s3", "S3", "pip install 'nebfs[s3]'"),
     "sftp": Entry("nebfs.fetcher.transports.sftp", "Sftp", "pip install 'nebfs[ssh]'"),
