@@ -24,9 +24,14 @@ Given = str | tuple[str, ...] | None
 
 
 def as_mount_reads(command: click.Command) -> click.Command:
-    """Give `command` the flags of ``nebfs mount`` that name settings, and ``-o``."""
+    """Give `command` the flags of ``nebfs mount`` that name settings.
+
+    With ``-o``, unless the command has one of its own.
+    """
+    taken = {name for one in command.params for name in one.opts}
     known = SETTINGS | {"options"}
-    command.params[:0] = [one for one in mount.params if one.name in known]
+    found = [one for one in mount.params if one.name in known and not taken & set(one.opts)]
+    command.params[:0] = found
     return command
 
 

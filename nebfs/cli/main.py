@@ -6,6 +6,8 @@ import click
 
 import nebfs
 from nebfs import cli
+from nebfs.cli.bundle import support_bundle
+from nebfs.cli.completion import completion
 from nebfs.cli.config_command import config_command
 from nebfs.cli.demo import demo
 from nebfs.cli.doctor import doctor
@@ -30,7 +32,17 @@ def nebfs_command() -> None:
     """Mount OpenNebula's marketplaces and datastores as files that are fetched as they are read."""
 
 
-for command in (mount, umount, status, ls, demo, config_command, doctor):
+for command in (
+    mount,
+    umount,
+    status,
+    ls,
+    demo,
+    config_command,
+    doctor,
+    support_bundle,
+    completion,
+):
     nebfs_command.add_command(command)
 
 
