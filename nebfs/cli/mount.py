@@ -119,10 +119,10 @@ def _serve(
     os.chdir("/")
     if announcement is None and settings.log_file is not None:
         with open(settings.log_file, "a", encoding="utf-8", buffering=1) as stream:
-            configure_logs(settings.log_level, stream)
+            configure_logs(settings.log_level, stream, settings.log_format)
             life.run(settings, mountpoint, lambda: None)
     else:
-        configure_logs(settings.log_level, sys.stderr)
+        configure_logs(settings.log_level, sys.stderr, settings.log_format)
         life.run(settings, mountpoint, announcement.ready if announcement else lambda: None)
 
 

@@ -262,6 +262,7 @@ def fetcher_settings(settings: Settings) -> FetcherSettings:
         stall_timeout=settings.stall_timeout,
         connections_per_host=2 * settings.connections,
         log_level=logging.getLevelNamesMapping()[settings.log_level.upper()],
+        log_format=settings.log_format,
     )
 
 

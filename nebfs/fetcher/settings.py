@@ -30,6 +30,8 @@ class FetcherSettings:
     """Connections to one host; requests beyond them wait for one to become free."""
     log_level: int = logging.INFO
     """As the logging module counts: 10 debug to 50 critical."""
+    log_format: str = "auto"
+    """See nebfs/logs.py."""
 
     def to_json(self) -> str:
         """Write the settings for the worker's command line."""

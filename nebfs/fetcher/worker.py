@@ -25,6 +25,7 @@ from typing import Any
 
 import structlog
 
+from nebfs import logs
 from nebfs.errors import FetcherDied, NebfsError, Unreachable
 from nebfs.fetcher import records, wire
 from nebfs.fetcher.messages import CallRequest, FetchRequest, Filled
@@ -47,7 +48,7 @@ def main() -> None:
     """Run until the daemon closes the socket or says SIGTERM."""
     descriptor, parent, text = sys.argv[1:]
     settings = FetcherSettings.from_json(text)
-    _log_to_stderr(settings.log_level)
+    logs.configure(settings.log_level, sys.stderr, settings.log_format)
     # Before all else: a terminal's Ctrl-C is the daemon's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(int(parent))
@@ -97,19 +98,6 @@ def _keep_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 4 << 20)
         mallopt(_M_TRIM_THRESHOLD, 32 << 20)
-
-
-def _log_to_stderr(level: int) -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=("timestamp", "level", "event")),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 class Worker:
