@@ -249,6 +249,9 @@ class Settings(BaseSettings):
     fill: Fill = None
     """Bytes per second at which an image that is being read is completed while its place is idle,
     so that the next read is local; idle: as fast as it comes; off: only what is read is fetched."""
+    profiles: bool = True
+    """What guests read while they boot is recorded, and fetched ahead as soon as their image is
+    opened where it is not; see docs/profiles.md."""
     ca_file: ReadableFile | None = None
     """PEM file of certificate authorities to trust instead of the system's."""
     credentials_file: ReadableFile | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from pathlib import Path
@@ -50,6 +51,41 @@ class Documents:
             await trio.to_thread.run_sync(self._write, name, data, limiter=disk_threads)
         except OSError as exc:
             log.warning("document.unwritable", name=name, error=str(exc))
+
+    async def names(self, prefix: str) -> list[str]:
+        """Return the documents whose names begin with `prefix`, the one saved last at the end."""
+        if self._directory is None:
+            return []
+        try:
+            return await trio.to_thread.run_sync(self._names, prefix, limiter=disk_threads)
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            log.warning("document.unreadable", name=prefix, error=str(exc))
+            return []
+
+    def _names(self, prefix: str) -> list[str]:
+        assert self._directory is not None  # noqa: S101 - names() has looked
+        found = []
+        for entry in os.scandir(self._directory):
+            if entry.name.startswith(prefix) and not entry.name.endswith(".new"):
+                with contextlib.suppress(FileNotFoundError):  # somebody has just forgotten it
+                    found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
+        return [name for _, name in sorted(found)]
+
+    async def forget(self, name: str) -> bool:
+        """Remove the document; return whether there was one."""
+        if self._directory is None:
+            return False
+        path = self._directory / name
+        try:
+            await trio.to_thread.run_sync(path.unlink, limiter=disk_threads)
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            log.warning("document.unwritable", name=name, error=str(exc))
+            return False
+        return True
 
     def _write(self, name: str, data: bytes) -> None:
         assert self._directory is not None  # noqa: S101 - save() has looked

@@ -11,6 +11,7 @@ import trio
 from cachetools import LRUCache
 
 from nebfs.blocks import MemoryStore, Store
+from nebfs.blocks.index import Verdict
 from nebfs.content import views
 from nebfs.content.filling import Budget, Filling
 from nebfs.content.layers.cached import Cached
@@ -27,6 +28,7 @@ from nebfs.content.layers.verified import Verified, strongest
 from nebfs.content.layers.watched import Watched
 from nebfs.content.pace import Pace
 from nebfs.content.prober import Probed, place_of
+from nebfs.content.profiling import Boots, Shelf, is_worthwhile, lineage
 from nebfs.content.stack import Reader, ReaderFacts, Source
 from nebfs.errors import CacheFault, Changed
 from nebfs.fetcher.messages import Fetcher
@@ -70,6 +72,7 @@ class _Shared:
     top: Cached | Verified
     tasks: _Tasks
     filling: Filling | None = None
+    boots: Boots | None = None
     users: int = 0
 
 
@@ -119,10 +122,13 @@ class Library:
         on_damaged: Callable[[Content], None],
         latency: Callable[[str], float] = lambda _: 0.0,
         known: Callable[[Content], Probed | None] = lambda _: None,
+        profiles: Shelf | None = None,
     ) -> None:
         """`latency` tells in how many seconds a place usually answers; 0: not known. `known` tells
-        what a place was found to have: raw views are opened by it.
+        what a place was found to have: raw views are opened by it. `profiles` has what boots read;
+        without it that is neither recorded nor fetched ahead.
         """
+        self._profiles = profiles
         self._latency = latency
         self._known = known
         self._fetcher = fetcher
@@ -226,6 +232,17 @@ class Library:
             shown = content.locator.shown
             shared.filling = Filling(cached, verified, place.quiet, place.pace, self._budget, shown)
             nursery.start_soon(shared.filling.run)
+        if self._profiles is not None and revision.ranges and is_worthwhile(revision.size):
+
+            def damaged() -> bool:
+                return verified is not None and verified.verdict is Verdict.MISMATCH
+
+            shared.boots = Boots(
+                *(self._profiles, lineage(content), content.locator.shown, cached, place.pace),
+                turns=self._settings.turns,
+                damaged=damaged,
+            )
+            nursery.start_soon(shared.boots.run)
         return shared
 
     def facts(self, content: Content, revision: Revision) -> ReaderFacts | None:
@@ -258,11 +275,16 @@ class _Opened(ReadAhead):
         self._key = key
         self._shared = shared
         self._filling = shared.filling
+        self._recorder = None if shared.boots is None else shared.boots.opened()
 
     def _note(self, offset: int, length: int) -> None:
         super()._note(offset, length)
+        if self._recorder is not None:
+            self._recorder.note(offset, length, trio.current_time())
         if self._filling is not None:
             self._filling.read(offset + length)
 
     async def aclose(self) -> None:
+        if self._recorder is not None and self._shared.boots is not None:
+            await self._shared.boots.closed(self._recorder)
         await self._library.close(self._key, self._shared)

@@ -17,7 +17,9 @@ import trio
 
 from nebfs.content import Library, Prober, Reader
 from nebfs.content.beneath import OpenFile
+from nebfs.content.layers.here import TRANSPORTS
 from nebfs.content.library import object_key
+from nebfs.content.profiling import lineage
 from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable
 from nebfs.fuse.guard import guarded
 from nebfs.model import Content
@@ -369,6 +371,8 @@ class Operations(pyfuse3.Operations):
         if revision is None:
             return found
         found["user.nebfs.revision"] = object_key(content, revision)[:16]
+        if content.locator.transport not in TRANSPORTS:
+            found["user.nebfs.profile"] = lineage(content)
         if not revision.ranges:
             found["user.nebfs.access"] = "sequential"
         facts = self._library.facts(content, revision)

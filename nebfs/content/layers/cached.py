@@ -62,6 +62,8 @@ class Cached:
         self._promised: set[int] = set()
         """Slots of which something was answered early, and which are not here yet."""
         self._last_error = ""
+        self.guided = False
+        """Whether what is wanted next is known, and on its way: nothing is guessed meanwhile."""
 
     @property
     def revision(self) -> Revision:
@@ -141,7 +143,7 @@ class Cached:
         if wanted is not None and (wanted[1] > EARLY or stop > slot + 1):
             wanted = None
         order = self._start(Order(file, slot, stop, priority=Priority.DEMAND, wanted=wanted))
-        around = self._pace.around >> SLOT_SHIFT
+        around = 0 if self.guided else self._pace.around >> SLOT_SHIFT
         if around > stop - slot:
             # Neighbours on both sides, as boots read them: all of the aligned block.
             start = slot - slot % around
@@ -173,13 +175,13 @@ class Cached:
         """Whether the cache has room for bytes that nobody has asked for."""
         return self._store.has_spare(amount)
 
-    async def fill(self, first: int, stop: int) -> None:
+    async def fill(self, first: int, stop: int, *, priority: Priority = Priority.FILL) -> None:
         """Bring slots that nobody has asked for. Raises NebfsError.
 
         The order is not among those that readers look at: they find its slots claimed, and wait for
         them, or order them themselves should it fail.
         """
-        order = Order(self.file, first, stop, priority=Priority.FILL)
+        order = Order(self.file, first, stop, priority=priority)
         await self._run(order)
         if order.error is not None:
             raise order.error
