@@ -18,7 +18,7 @@ from nebfs.content.decoders import decoder
 from nebfs.errors import Damaged, Unsupported
 from tests.content.decoding import NAMES, TOOLS, noise, pack, text, told, unpack
 
-MIXED = text(2_000_000) + bytes(3_000_000) + noise(1_000_000) + b"\1" * 500_000
+MIXED = text(1_200_000) + bytes(2_000_000) + noise(500_000) + b"\1" * 500_000
 
 COMMANDS = {
     "bz2": ("bzip2 -c", "bzip2 -1 -c"),
@@ -35,7 +35,7 @@ COMMANDS = {
     "zst": (
         "zstd -c",
         "zstd --no-check -1 -c",
-        "zstd --ultra -20 -c",
+        "zstd -19 -c",
         "zstd --long=27 -1 -c",
         "zstd --fast=5 -c",
         "pzstd -p 2 -1 -c",

@@ -38,7 +38,7 @@ class _Closed(Exception):
 
 
 class Unit:
-    """One part. Only Ahead touches what is in it, except ``failure``, which is set at the end."""
+    """One part. Others than Ahead look only at ``over``, and when it is set, at ``failure``."""
 
     __slots__ = (
         "dropped",
@@ -48,6 +48,7 @@ class Unit:
         "inputs",
         "job",
         "outputs",
+        "over",
         "waiting",
         "whole",
     )
@@ -59,7 +60,8 @@ class Unit:
         self.waiting = 0  # bytes in inputs
         self.held = 0  # bytes in outputs
         self.whole = False  # no more input comes
-        self.ended = False
+        self.ended = False  # set by the worker: there may be output that nobody has taken
+        self.over = False  # set when the caller was told: there is none
         self.dropped = False
         self.failure: NebfsError | None = None
 
@@ -91,7 +93,8 @@ class Ahead:
     def give(self, unit: Unit, data: bytes, *, last: bool = False) -> None:
         """Hand more compressed bytes to a unit. Never waits: see ``full``."""
         with self._changed:
-            if not unit.ended and not unit.dropped:
+            # None without bytes: the libraries take it ill, once they are at their end.
+            if data and not unit.ended and not unit.dropped:
                 unit.inputs.append(data)
                 unit.waiting += len(data)
                 self._waiting += len(data)
@@ -106,8 +109,8 @@ class Ahead:
     def take(self, unit: Unit, *, wait: bool) -> bytes | None:
         """Return the next piece of the head, which `unit` is; None when there is none.
 
-        None means with `wait` that the unit has ended, with or without a ``failure``; it is no
-        longer the head then. Without `wait` it may only not have come so far: ask ``has_ended``.
+        None means that the unit is ``over``, with or without a ``failure``, and no longer the head;
+        or, without `wait`, that it is not and has none ready.
         """
         with self._changed:
             while not unit.outputs and not unit.ended and wait:
@@ -119,13 +122,9 @@ class Ahead:
                 self._changed.notify_all()
                 return piece
             if unit.ended:
+                unit.over = True
                 self._forget(unit)
             return None
-
-    def has_ended(self, unit: Unit) -> bool:
-        """Whether all output of a unit was taken."""
-        with self._changed:
-            return unit.ended and not unit.outputs
 
     def drop(self, unit: Unit) -> None:
         """Let go of a unit that nobody wants the output of."""

@@ -188,7 +188,7 @@ class Bz2Decoder(Closing):
                     part.open = True
                     held, part.held = part.held, []
                     yield from held
-            elif part.unit.ended:
+            elif part.unit.over:
                 if part.unit.failure is not None:
                     if part.open or not isinstance(part.unit.failure, Damaged):
                         raise part.unit.failure
@@ -225,16 +225,17 @@ class Bz2Decoder(Closing):
         """Go over the end of a stream, and the beginning of the next. False if more must come."""
         end = 0
         if part.magic == END:
-            if part.number(MAGIC_BITS, _CRC_BITS) != self._combined and part.bits >= 80:
-                raise Damaged("a stream of the bzip2 image is damaged")
             end = MAGIC_BITS + _CRC_BITS
             end += -(part.shift + end) % 8
         while part.bits < end + 32 and len(self._parts) > 1:
             self._take_next(part)
         if part.bits < end + 32 and not final:
             return False
-        if part.bits < MAGIC_BITS + _CRC_BITS and part.magic == END:
-            raise Damaged("the bzip2 image is cut off")
+        if part.magic == END:
+            if part.bits < MAGIC_BITS + _CRC_BITS:
+                raise Damaged("the bzip2 image is cut off")
+            if part.number(MAGIC_BITS, _CRC_BITS) != self._combined:
+                raise Damaged("a stream of the bzip2 image is damaged")
         header = part.raw[(part.shift + end) // 8 :][:4]
         self._combined = 0
         self._between = part.magic == END

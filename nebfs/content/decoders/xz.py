@@ -88,7 +88,7 @@ class XzDecoder(Closing):
             piece = self._ahead.take(unit, wait=wait and (all_of_it or self._ahead.full))
             if piece is not None:
                 yield piece
-            elif unit.ended:
+            elif unit.over:
                 self._units.popleft()
                 if unit.failure is not None and unit is not self._cut:
                     raise unit.failure
