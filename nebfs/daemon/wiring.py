@@ -21,6 +21,7 @@ from nebfs.blocks import DiskStore, Documents, MemoryStore, Store
 from nebfs.catalog import Backups, Catalog, CloudSnapshot, Keeping, Openings, Surveyor
 from nebfs.config import Settings
 from nebfs.content import Library, LibrarySettings, Prober
+from nebfs.content.profiling import Shelf
 from nebfs.datastores import DatastoreDrivers, DeferringDatastore, SystemDatastore
 from nebfs.errors import Refused, Unreachable, Unsupported
 from nebfs.fetcher import access
@@ -116,8 +117,11 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                 ) from exc
             _see_that_something_was_listed(catalog)
             async with trio.open_nursery() as nursery:
+                kept = settings.profiles and isinstance(store, DiskStore)
                 house = _furnish(
-                    settings, source, store, fetcher, catalog, prober, openings, backups, nursery
+                    *(settings, source, store, fetcher, catalog, prober, openings, backups),
+                    Shelf(documents) if kept else None,
+                    nursery,
                 )
                 if isinstance(store, DiskStore):
                     nursery.start_soon(store.measure)
@@ -168,6 +172,7 @@ def _furnish(
     prober: Prober,
     openings: Openings,
     backups: Backups,
+    profiles: Shelf | None,
     nursery: trio.Nursery,
 ) -> House:
     status: list[Callable[[], bytes]] = [lambda: b"{}\n"]
@@ -201,6 +206,7 @@ def _furnish(
         on_damaged=damaged,
         latency=prober.latency,
         known=prober.known,
+        profiles=profiles,
     )
     operations = Operations(
         tree,
