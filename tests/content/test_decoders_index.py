@@ -219,7 +219,7 @@ PARTS = [DATA[at : at + 250_000] for at in range(0, len(DATA), 250_000)]
 
 @pytest.mark.parametrize("checksums", [True, False])
 async def test_frames_of_a_seekable_zstd_image(checksums):
-    image = Image(seekable([*PARTS[:2], b"", *PARTS[2:]], checksums))
+    image = Image(seekable(PARTS, checksums))
     index = await image.index("zst")
     assert index.size == len(DATA)
     assert [block.size for block in index.blocks] == [len(part) for part in PARTS]
@@ -240,6 +240,13 @@ async def test_frames_of_a_seekable_zstd_image(checksums):
 async def test_a_seek_table_that_does_not_add_up_is_none(table):
     image = Image(seekable([b"a", b"b"], checksums=False, table=table))
     assert await image.index("zst") == Index()
+
+
+async def test_blocks_that_claim_to_be_empty_are_left_to_the_pass_which_decodes_them():
+    rows = struct.pack("<II", len(zstandard.ZstdCompressor(write_checksum=True).compress(b"a")), 0)
+    image = Image(seekable([b"a"], checksums=False, table=rows))
+    assert await image.index("zst") == Index()
+    assert await Image(xz_image([(8, 1), (8, 0)])).index("xz") == Index(1, None)
 
 
 async def test_what_has_no_index_says_nothing_and_is_hardly_read():

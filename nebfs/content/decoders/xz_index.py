@@ -110,9 +110,9 @@ def _put_together(streams: list[tuple[int, list[tuple[int, int]]]]) -> Index:
         host = start
         for unpadded, decoded in found:
             stored = _padded(unpadded)
-            if decoded:
-                blocks.append(Block(host, stored, size, decoded))
-                useful = useful and stored <= MOST_BLOCK and decoded <= MOST_BLOCK
+            blocks.append(Block(host, stored, size, decoded))
+            # An empty one nobody would decode, and a pass might find bytes in it.
+            useful = useful and stored <= MOST_BLOCK and 0 < decoded <= MOST_BLOCK
             host += stored
             size += decoded
     if size >= _MOST_BYTES:

@@ -48,9 +48,10 @@ def _put_together(entries: Iterator[tuple[int, ...]], end: int) -> Index:
     host = start = 0
     useful = True
     for stored, size, *_ in entries:
-        if size:  # others are skippable frames, or empty
-            blocks.append(Block(host, stored, start, size))
-            useful = useful and stored <= MOST_BLOCK and size <= MOST_BLOCK
+        if not size:  # a frame that nobody would decode, and a pass might find bytes in
+            return Index()
+        blocks.append(Block(host, stored, start, size))
+        useful = useful and stored <= MOST_BLOCK and size <= MOST_BLOCK
         host += stored
         start += size
     if host != end:
