@@ -6,6 +6,7 @@
     |-- Unreachable   nobody answered, or the answer broke off          EIO         temporary
     |-- BadAnswer     an answer that breaks its protocol                EIO         temporary
     |-- Busy          the object has no bytes to give now               EBUSY       -
+    |-- Unready       it takes long to be had, and is on its way        EAGAIN      -
     |-- Refused       the other side does not let us                    EACCES      -
     |-- Missing       it is not there                                   ENOENT      -
     |-- Changed       it is another version than the one opened         ESTALE      -
@@ -62,6 +63,12 @@ class Busy(NebfsError):
     """The object exists and has no bytes to give now (LOCKED, being uploaded, in ERROR)."""
 
     errno = errno.EBUSY
+
+
+class Unready(NebfsError):
+    """What was asked for is still being made, or is made when somebody opens it."""
+
+    errno = errno.EAGAIN
 
 
 class Refused(NebfsError):

@@ -56,6 +56,18 @@ class Reader(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What a file says of the disk in it: see disks.py."""
+
+    size: int
+    """Bytes of the disk."""
+    kind: str
+    """The name of the format."""
+    flaw: str = ""
+    """Why it has no raw view; or empty."""
+
+
 class Priority(enum.IntEnum):
     """Who goes first at a place: what somebody waits for, what will be wanted next, the rest."""
 
