@@ -58,6 +58,7 @@ class Status:
             },
             "fetcher": asdict(house.fetcher.statistics()),
             "reads": asdict(counters),
+            "slow_operations": house.operations.slow.counted,
             "open_files": house.operations.open_files,
             "open_objects": house.library.open_objects,
             "inodes": len(house.tree.inodes),

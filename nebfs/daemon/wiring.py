@@ -129,6 +129,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                 nursery.start_soon(openings.run)
                 nursery.start_soon(backups.run)
                 nursery.start_soon(catalog.run)
+                nursery.start_soon(house.operations.slow.run)
                 _spare_collections()
                 try:
                     yield house
@@ -219,6 +220,7 @@ def _furnish(
                 os.getegid() if settings.gid is None else settings.gid,
             ),
             umask=settings.umask,
+            slow=settings.slow_operations,
         ),
     )
     if catalog.current is not None:

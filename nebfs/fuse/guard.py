@@ -10,6 +10,7 @@ import errno
 import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 import pyfuse3
 import structlog
@@ -49,7 +50,8 @@ def guarded(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corouti
             raise
         except NebfsError as exc:
             if exc.errno not in _QUIET:
-                log.warning("fuse.failed", operation=name, errno=_name(exc.errno), error=str(exc))
+                facts = {"operation": name, "errno": _name(exc.errno), "error": str(exc)}
+                log.warning("fuse.failed", **facts, **_place(exc))
             raise pyfuse3.FUSEError(exc.errno) from exc
         except trio.TooSlowError as exc:
             log.warning("fuse.deadline", operation=name)
@@ -60,6 +62,15 @@ def guarded(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corouti
             raise pyfuse3.FUSEError(number_of(exc)) from exc
 
     return guard
+
+
+def _place(exc: NebfsError) -> dict[str, str]:
+    """Return where it happened: the log sums up what fails there again and again."""
+    for name in ("place", "url", "endpoint", "source"):
+        if name in exc.facts:
+            text = str(exc.facts[name])
+            return {"place": urlsplit(text).netloc or text}
+    return {}
 
 
 def _name(number: int) -> str:

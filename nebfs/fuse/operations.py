@@ -22,6 +22,7 @@ from nebfs.content.library import object_key
 from nebfs.content.profiling import lineage
 from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable
 from nebfs.fuse.guard import guarded
+from nebfs.fuse.slow import Slow, facts_of
 from nebfs.model import Content
 from nebfs.tree import ContentFile, Directory, Document, Link, Node, Tree
 from nebfs.tree.hostdir import HostDirectory, HostFile, HostLink
@@ -38,12 +39,14 @@ BLOCK = 4096
 class OperationsSettings:
     """`deadline`: seconds until a read fails. `revalidate`: seconds for which what a place said
     about an image is believed when the image is opened. `owner`: uid and gid of everything.
+    `slow`: seconds from which what somebody waits for is logged.
     """
 
     deadline: float = 60.0
     revalidate: float = 60.0
     owner: tuple[int, int] = (0, 0)
     umask: int = 0
+    slow: float = 5.0
 
 
 @dataclass(slots=True)
@@ -99,6 +102,7 @@ class Operations(pyfuse3.Operations):
         self._files: dict[int, _Disk | _Shared | _Text] = {}
         self._lists: dict[int, Sequence[tuple[str, Node]]] = {}
         self.counters = Counters()
+        self.slow = Slow(settings.slow)
 
     # --- names ------------------------------------------------------------------------------
 
@@ -177,7 +181,8 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """Open a directory: what it holds now is what this handle will list."""
         directory = self._directory(inode)
-        listing = await self._tree.listing(directory)
+        with self.slow.watching("listing", lambda: {"place": directory.name}):
+            listing = await self._tree.listing(directory)
         fh = self._next_fh
         self._next_fh += 1
         self._lists[fh] = listing
@@ -225,7 +230,8 @@ class Operations(pyfuse3.Operations):
             return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), direct_io=True, keep_cache=False)
         if not isinstance(node, ContentFile):
             raise pyfuse3.FUSEError(errno.EISDIR)
-        with trio.fail_after(self._settings.deadline):
+        watch = self.slow.watching("open", lambda: facts_of(node.content, node.name))
+        with watch, trio.fail_after(self._settings.deadline):
             reader = await self._open(node)
         self._files[fh] = _Disk(reader, node)
         self.counters.opens += 1
@@ -318,7 +324,9 @@ class Operations(pyfuse3.Operations):
         self.counters.reads += 1
         self.counters.bytes_read += size
         try:
-            with trio.fail_after(self._settings.deadline):
+            node = file.node
+            watch = self.slow.watching("read", lambda: facts_of(node.content, node.name))
+            with watch, trio.fail_after(self._settings.deadline):
                 return await file.reader.pread(offset, size)
         except Changed:
             self._tree.outdated(file.node)
