@@ -168,6 +168,27 @@ def test_closing_ends_threads_whatever_they_wait_for(state, monkeypatch):
     assert [one for one in threading.enumerate() if one.name == "nebfs-decode"] == []
 
 
+def test_closing_ends_the_wait_of_another_thread():
+    made = Ahead(1)
+    first, second = made.start(copy), made.start(copy)
+    failures = []
+
+    def wait(unit):
+        try:
+            made.take(unit, wait=True)
+        except Busy as exc:
+            failures.append(exc)
+
+    waiting = [threading.Thread(target=wait, args=[unit]) for unit in (first, second)]
+    for thread in waiting:
+        thread.start()
+    made.close()
+    for thread in waiting:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert len(failures) == 2
+
+
 def test_without_a_thread_it_is_busy_and_with_one_it_goes_on(monkeypatch):
     made = Ahead(2)
     start = threading.Thread.start

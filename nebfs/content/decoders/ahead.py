@@ -113,8 +113,10 @@ class Ahead:
         or, without `wait`, that it is not and has none ready.
         """
         with self._changed:
-            while not unit.outputs and not unit.ended and wait:
+            while wait and not (unit.outputs or unit.ended or self._closing):
                 self._changed.wait()
+            if self._closing:
+                raise Busy("the decoder was closed")
             if unit.outputs:
                 piece = unit.outputs.popleft()
                 unit.held -= len(piece)

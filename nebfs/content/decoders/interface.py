@@ -42,7 +42,10 @@ class Decoder(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of memory, and end the threads that decode ahead. Any number of times."""
+        """Let go of memory, and end the threads that decode ahead. Any number of times.
+
+        From another thread, too: a ``feed`` that waits for a piece ends with Busy then.
+        """
         ...
 
     def __enter__(self) -> Self: ...
