@@ -1,13 +1,15 @@
 """The door: the words that a person types, and what the shell is told.
 
-Here lives one file per command (mount, umount, status, ls, demo), what they share (`mounts`: the
+Here lives one file per command (mount, umount, status, ls, demo, config, doctor, support-bundle,
+completion), the checks that the doctor makes (`checkup`), what commands share (`mounts`: the
 kernel's mount table; `options`: the dialect of ``-o``; `background`: starting a daemon and waiting
-for its word; `door`: how a failure is told; `exits`: the codes below) and `main`, where reading
-starts. Nothing that a mounted filesystem does lives here: `mount` ends in one call of the daemon's
-`run`. Nobody imports this room.
+for its word; `written` and `template`: settings as text; `scrubbing`: text without secrets; `door`:
+how a failure is told; `exits`: the codes below) and `main`, where reading starts. Nothing that a
+mounted filesystem does lives here: `mount` ends in one call of the daemon's `run`. Nobody imports
+this room.
 
-Commands are plain synchronous functions; the only event loop is the daemon's, in its own process
-or, with ``--foreground``, inside its one call.
+Commands are plain synchronous functions; the only event loops are the daemon's, in its own process
+or, with ``--foreground``, inside its one call, and the doctor's, which asks many things at once.
 
 A person's mistake is answered by one line per problem that names cause and remedy, never by a
 traceback. Exit codes::
@@ -16,7 +18,7 @@ traceback. Exit codes::
     1    failed for a reason that the message gives
     2    usage: the command line, an option or a setting is wrong
     3    not mounted, or no daemon is running
-    4    status: a place is degraded, a daemon died or does not answer
+    4    status: a place is degraded, a daemon died or does not answer; doctor: there is a problem
     32   the mount failed (as mount(8) answers)
     69   the front-end or marketplace cannot be reached
     70   a mistake in nebfs itself: please report it
