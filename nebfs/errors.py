@@ -136,6 +136,7 @@ KINDS: dict[str, type[NebfsError]] = {
         Unreachable,
         BadAnswer,
         Busy,
+        Unready,
         Refused,
         Missing,
         Changed,

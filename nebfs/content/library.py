@@ -13,6 +13,7 @@ from cachetools import LRUCache
 from nebfs.blocks import MemoryStore, Store
 from nebfs.blocks.index import Verdict
 from nebfs.content import views
+from nebfs.content.disks import DISKS, Inside
 from nebfs.content.filling import Budget, Filling
 from nebfs.content.layers.cached import Cached
 from nebfs.content.layers.fetched import Fetched
@@ -20,7 +21,6 @@ from nebfs.content.layers.here import TRANSPORTS, Here
 from nebfs.content.layers.limited import Gate, Limited
 from nebfs.content.layers.noticed import Noticed, Quiet
 from nebfs.content.layers.pinned import Pinned
-from nebfs.content.layers.qcow2 import Qcow2
 from nebfs.content.layers.readahead import ReadAhead
 from nebfs.content.layers.retried import Retried
 from nebfs.content.layers.uncached import Uncached
@@ -30,7 +30,7 @@ from nebfs.content.pace import Pace
 from nebfs.content.prober import Probed, place_of
 from nebfs.content.profiling import Boots, Shelf, is_worthwhile, lineage
 from nebfs.content.stack import Reader, ReaderFacts, Source
-from nebfs.errors import CacheFault, Changed
+from nebfs.errors import CacheFault, Changed, Damaged, NebfsError, Unsupported
 from nebfs.fetcher.messages import Fetcher
 from nebfs.model import Content, Revision
 from nebfs.units import MIB
@@ -122,15 +122,18 @@ class Library:
         on_damaged: Callable[[Content], None],
         latency: Callable[[str], float] = lambda _: 0.0,
         known: Callable[[Content], Probed | None] = lambda _: None,
+        on_seen: Callable[[Content, Revision, Inside], None] = lambda *_: None,
         profiles: Shelf | None = None,
     ) -> None:
         """`latency` tells in how many seconds a place usually answers; 0: not known. `known` tells
-        what a place was found to have: raw views are opened by it. `profiles` has what boots read;
+        what a place was found to have: raw views are opened by it. `on_seen` is told what a look
+        into a file has shown, for that to be known. `profiles` has what boots read;
         without it that is neither recorded nor fetched ahead.
         """
         self._profiles = profiles
         self._latency = latency
         self._known = known
+        self._on_seen = on_seen
         self._fetcher = fetcher
         self._store = store
         self._memory = memory
@@ -161,8 +164,36 @@ class Library:
             shared.users += 1
         return _Opened(self, key, shared, self._settings.read_ahead)
 
+    async def look(self, content: Content) -> None:
+        """Find out which disk is in a file, where its first bytes do not tell.
+
+        Raises what reading the file raises; what is wrong with the file itself is found out.
+        """
+        probed = self._known(content)
+        if probed is None:
+            raise NebfsError("its place was not asked yet")
+        if not probed.is_unseen:
+            return
+        file = await self.open(replace(content, volatile=False), probed.revision)
+        try:
+            inside = await self._look_inside(file, probed)
+        finally:
+            with trio.CancelScope(shield=True):
+                await file.aclose()
+        self._on_seen(content, probed.revision, inside)
+
+    async def _look_inside(self, file: Reader, probed: Probed) -> Inside:
+        kind = probed.format.name
+        if probed.format.compression:
+            return Inside(kind, None, f"nebfs does not decompress {probed.format.compression} yet")
+        try:
+            disk = await DISKS[kind].look(file)
+        except (Damaged, Unsupported) as exc:
+            return Inside(kind, None, str(exc))
+        return Inside(disk.kind, disk.size, disk.flaw)
+
     async def _open_view(self, content: Content, revision: Revision) -> Reader:
-        """Open the disk inside a qcow2 image, over the files beneath it.
+        """Open the disk inside a file, over the files beneath it.
 
         Each open file has tables of its own in memory; the blocks are shared as those of any file.
         """
@@ -179,8 +210,13 @@ class Library:
                 # then: a view is of one version of each file, or an error.
                 below = await self.open(replace(file, volatile=False), probed.revision)
                 opened.append(below)
-                # It owns both from here on, and closes them if it fails.
-                reader = below if probed.disk is None else await Qcow2.open(below, reader, revision)
+                inside = probed.inside if len(found) == 1 else None
+                if inside is None and probed.disk is None:
+                    reader = below  # what is at the bottom of a chain may be a raw disk
+                else:
+                    kind = probed.format.name if inside is None else inside.kind
+                    # It owns both from here on, and closes them if it fails.
+                    reader = await DISKS[kind].open(below, reader, revision)
         except BaseException:
             if reader is not None:
                 with trio.CancelScope(shield=True):

@@ -12,9 +12,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import structlog
@@ -22,9 +22,10 @@ import trio
 from cachetools import LRUCache, TTLCache
 
 from nebfs.content import views
+from nebfs.content.disks import DISKS, Inside
 from nebfs.content.formats import HEAD, Format, disk_flaw, disk_size, sniff
 from nebfs.content.layers.here import TRANSPORTS, look_at
-from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable, Unsupported
+from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable, Unready, Unsupported
 from nebfs.fetcher.messages import Fetcher, FetchRequest
 from nebfs.model import Content, Locator, Revision
 
@@ -64,6 +65,15 @@ class Probed:
     """The length of the disk in it, where the first bytes tell that (qcow2)."""
     flaw: str = ""
     """Why the disk in it cannot be read with nothing beneath it; or empty."""
+    inside: Inside | None = None
+    """What a look into it has shown, where the first bytes do not tell enough."""
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether somebody must look into it before it is known what disk is in it."""
+        if self.inside is not None:
+            return False
+        return bool(self.format.compression) or (self.disk is None and self.format.name in DISKS)
 
 
 def place_of(locator: Locator) -> str:
@@ -105,7 +115,7 @@ class Prober:
             return
         try:
             for identity, (revision, kind, at, *more) in json.loads(raw).items():
-                self._known[identity] = Probed(Revision(**revision), Format(**kind), at, *more)
+                self._known[identity] = _read(revision, kind, at, *more)
         except (ValueError, TypeError, AttributeError) as exc:
             log.warning("probes.unreadable", error=str(exc))
 
@@ -117,9 +127,7 @@ class Prober:
         known = list(self._known.items())
 
         def encode() -> bytes:
-            return json.dumps(
-                {i: (asdict(p.revision), asdict(p.format), p.at, p.disk, p.flaw) for i, p in known}
-            ).encode()
+            return json.dumps({identity: _written(probed) for identity, probed in known}).encode()
 
         await self._documents.save(DOCUMENT, await trio.to_thread.run_sync(encode))
 
@@ -149,6 +157,14 @@ class Prober:
         if len(asked) < len(files) or any(map(_not_as_listed, files, asked)):
             raise NebfsError("its place was not asked yet")
         return _view(asked)
+
+    def learn(self, content: Content, revision: Revision, inside: Inside) -> None:
+        """Remember what a look into this version of a file has shown."""
+        file = views.files(content)[0]
+        known = self._known.get(file.identity)
+        if known is not None and not known.revision.differs_from(revision):
+            self._known[file.identity] = replace(known, inside=inside)
+            self._dirty = True
 
     def latency(self, place: str) -> float:
         """Return the seconds in which a place has answered at best; 0 if it was never asked."""
@@ -193,9 +209,16 @@ class Prober:
         finally:
             del self._asking[identity]
             asked.set()
-        self._known[identity] = probed
         self._dirty = True
         self._silent.pop(place_of(content.locator), None)
+        return self._keep(identity, probed)
+
+    def _keep(self, identity: str, probed: Probed) -> Probed:
+        """Remember an answer, with what was seen inside while it is still the same version."""
+        before = self._known.get(identity)
+        if before is not None and not before.revision.differs_from(probed.revision):
+            probed = replace(probed, inside=before.inside)
+        self._known[identity] = probed
         return probed
 
     async def _ask_view(self, content: Content, max_age: float) -> Probed:
@@ -238,8 +261,7 @@ class Prober:
             raise TimedOut("no answer in time", place="local", after=self._timeout) from exc
         kind = sniff(head, content.format, content.media)
         probed = Probed(revision, kind, self._now(), disk_size(head), disk_flaw(head))
-        self._known[content.identity] = probed
-        return probed
+        return self._keep(content.identity, probed)
 
     def _count_silence(self, locator: Locator, exc: NebfsError) -> None:
         """Give a place up that does not answer; one that answers with a status is there."""
@@ -280,12 +302,51 @@ def _not_as_listed(file: Content, found: Probed) -> str:
     return "" if listed is None else listed.differs_from(found.revision)
 
 
+def _read(
+    revision: dict[str, Any],
+    kind: dict[str, Any],
+    at: float,
+    disk: int | None = None,
+    flaw: str = "",
+    inside: dict[str, Any] | None = None,
+) -> Probed:
+    """Return what ``_written`` has written, or an earlier version, which wrote less."""
+    seen = None if inside is None else Inside(**inside)
+    return Probed(Revision(**revision), Format(**kind), at, disk, flaw, seen)
+
+
+def _written(probed: Probed) -> tuple[object, ...]:
+    inside = probed.inside if probed.inside is not None and probed.inside.lasting else None
+    return (
+        *(asdict(probed.revision), asdict(probed.format), probed.at, probed.disk, probed.flaw),
+        None if inside is None else asdict(inside),
+    )
+
+
 def _view(files: Sequence[Probed]) -> Probed:
     """Return what the raw view of `files` is, the topmost first.
 
-    Raises BadAnswer or Unsupported when there is none.
+    Raises BadAnswer or Unsupported when there is none, Unready when its length takes long to find.
     """
-    if len(files) == 1 and files[0].flaw:
-        raise Unsupported(f"there is no raw view of the qcow2 image: {files[0].flaw}")
+    if len(files) == 1:
+        return _alone(files[0])
     revision = views.revision([(p.revision, p.disk, p.format.name) for p in files])
     return Probed(revision, Format("raw"), min(p.at for p in files))
+
+
+def _alone(file: Probed) -> Probed:
+    """Return what the raw view of one file is: the disk in it, or the file decompressed."""
+    kind, disk, flaw = file.format.name, file.disk, file.flaw
+    if file.is_unseen:
+        raise NebfsError("nobody has looked into it yet")
+    if file.inside is not None:
+        kind, disk, flaw = file.inside.kind, file.inside.disk, file.inside.flaw
+    if flaw:
+        what = f"{kind} image" if kind in DISKS else "file"
+        raise Unsupported(f"there is no raw view of the {what}: {flaw}")
+    if disk is None and file.inside is not None:
+        raise Unready(
+            "its length is known once it was decompressed: opening it does that, and takes as long"
+        )
+    revision = views.revision([(file.revision, disk, kind)])
+    return Probed(revision, Format("raw"), file.at)

@@ -1,4 +1,4 @@
-"""Raw views: the disk inside a qcow2 image, alone or over the files beneath it.
+"""Raw views: the disk inside a file, alone or (qcow2) over the files beneath it.
 
 Which file is beneath which is said by whoever made the Content (a driver, out of the datastore's
 own records); a name inside the image is never followed.
@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
+from nebfs.content.disks import DISKS
 from nebfs.errors import BadAnswer
 from nebfs.model import Content, Revision
 
@@ -32,18 +33,24 @@ def files(content: Content) -> tuple[Content, ...]:
 
 def revision(layers: Sequence[tuple[Revision, int | None, str]]) -> Revision:
     """Return the version of a view over `layers`, the topmost first: of each its file's version,
-    the length of the disk in it (None: it is no qcow2 image), and the name of its format.
+    the length of the disk in it (None: it is a raw disk itself), and the name of its format.
 
-    Raises BadAnswer when there is no disk in one of them but the last, which may be raw.
+    Raises BadAnswer when something lies beneath a file that has no disk in it, or one whose format
+    knows of nothing beneath.
     """
     for number, (_, disk, kind) in enumerate(layers):
-        if disk is None and (number == 0 or number < len(layers) - 1):
+        beneath = number < len(layers) - 1
+        if (beneath and (disk is None or not _is_over(kind))) or (number == 0 and disk is None):
             raise BadAnswer(f"a {kind} file is where a qcow2 image was expected", layer=number)
     digest = hashlib.sha256()
-    for version, disk, _ in layers:
-        facts = (version.size, version.etag, version.modified, disk)
+    for version, disk, kind in layers:
+        facts = (version.size, version.etag, version.modified, disk, kind)
         digest.update(repr(facts).encode("utf-8", "surrogatepass"))
     top, size, _ = layers[0]
     assert size is not None  # noqa: S101 - the first one was looked at above
     ranges = all(version.ranges for version, _, _ in layers)
     return Revision(size, digest.hexdigest()[:32], top.modified, ranges)
+
+
+def _is_over(kind: str) -> bool:
+    return kind in DISKS and DISKS[kind].over

@@ -186,6 +186,7 @@ def _furnish(
         cloud=not settings.marketplaces,
         openings=openings,
         backups=backups,
+        look=lambda content: library.look(content),  # noqa: PLW0108 - it is made later
     )
     memory = store if isinstance(store, MemoryStore) else MemoryStore()
 
@@ -207,6 +208,7 @@ def _furnish(
         on_damaged=damaged,
         latency=prober.latency,
         known=prober.known,
+        on_seen=prober.learn,
         profiles=profiles,
     )
     operations = Operations(

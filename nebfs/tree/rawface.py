@@ -2,18 +2,24 @@
 
 Made from the entries of the published face, whatever they are just now. What is a raw disk already
 is shown again as it is, and so are an ISO and a squashfs, which are block images in themselves; of
-a qcow2 image the disk inside is shown. What cannot be shown as a disk is listed without permissions
-and says why. Documents are not repeated.
+any other format the disk inside is shown, and of what is compressed the same, decompressed. Where
+the first bytes do not tell what is inside, somebody looks: that is remembered. What cannot be shown
+as a disk is listed without permissions and says why. Documents are not repeated.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
+import structlog
+import trio
+
+from nebfs.content.disks import DISKS, PLAIN
 from nebfs.content.formats import claimed
-from nebfs.content.prober import Prober
+from nebfs.content.prober import Probed, Prober
 from nebfs.errors import NebfsError
 from nebfs.model import Content, Revision, Trouble
 from nebfs.tree import images
@@ -22,8 +28,17 @@ from nebfs.tree.names import distinct, with_extension
 from nebfs.tree.nodes import FOREVER, SOON, Asked, ContentFile, Directory, Link, Node
 from nebfs.tree.troubles import trouble_of
 
-PLAIN = frozenset({"raw", "iso", "squashfs"})
-"""What a loop device or a hypervisor takes as it is."""
+log = structlog.get_logger()
+
+Look: TypeAlias = Callable[[Content], Awaitable[None]]
+"""Finds out which disk is in a file, for the prober to know. Raises NebfsError."""
+
+LOOKS = 8
+"""How many files are looked into at once: each takes some requests, one after the other."""
+
+
+async def blind(content: Content) -> None:
+    """Look into nothing: where no bytes can be read."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -47,12 +62,19 @@ def twin(directory: Directory) -> RawDirectory:
 
 
 async def fill(
-    directory: RawDirectory, published: Mapping[str, Node], prober: Prober, deadline: float
+    directory: RawDirectory,
+    published: Mapping[str, Node],
+    prober: Prober,
+    deadline: float,
+    look: Look = blind,
 ) -> dict[str, Node]:
     """Return the raw face of the `published` entries, asking what they are within `deadline` s."""
+    began = trio.current_time()
     files = [node for node in published.values() if isinstance(node, ContentFile)]
     wanted = [n.content for n in files if n.content is not None and n.trouble is None]
     answers = await images.ask(wanted, prober, deadline)
+    unseen = [content for content in wanted if _is_unseen(content, prober)]
+    failures = await _look(unseen, look, began + deadline - trio.current_time())
     entries: dict[str, Node] = {}
     for node in published.values():
         if isinstance(node, Link):
@@ -60,7 +82,7 @@ async def fill(
             entries[node.name] = replace(node, key=("raw", node.key))
         elif isinstance(node, Directory) and not isinstance(node, HostRoot):
             entries[node.name] = twin(node)
-    disks = [_disk(node, answers, prober) for node in files]
+    disks = [_disk(node, answers, prober, failures) for node in files]
     named = distinct(
         ((number, disk.stem, f".{disk.extension}") for number, disk in enumerate(disks)), entries
     )
@@ -90,7 +112,40 @@ class _Disk:
     trouble: Trouble | None = None
 
 
-def _disk(node: ContentFile, answers: images.Answers, prober: Prober) -> _Disk:
+def _is_unseen(content: Content, prober: Prober) -> bool:
+    known = None if content.view else prober.known(content)
+    return known is not None and known.is_unseen
+
+
+async def _look(contents: Iterable[Content], look: Look, seconds: float) -> dict[str, NebfsError]:
+    """Look into files, within so many seconds. Return what went wrong, by the file's identity."""
+    failures: dict[str, NebfsError] = {}
+    turns = trio.CapacityLimiter(LOOKS)
+
+    async def one(content: Content) -> None:
+        late = NebfsError("it took too long to look into it; what came is kept for the next time")
+        failures[content.identity] = late
+        async with turns:
+            try:
+                await look(content)
+                del failures[content.identity]
+            except NebfsError as exc:
+                failures[content.identity] = exc
+                log.warning("image.unseen", source=content.locator.shown, error=str(exc))
+
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            for content in {content.identity: content for content in contents}.values():
+                nursery.start_soon(one, content)
+    return failures
+
+
+def _disk(
+    node: ContentFile,
+    answers: images.Answers,
+    prober: Prober,
+    failures: Mapping[str, NebfsError],
+) -> _Disk:
     content = node.content
     if content is None or node.trouble is not None or node.revision is None:
         kind = "raw" if content is None else claimed(content.format, content.media).extension
@@ -101,17 +156,30 @@ def _disk(node: ContentFile, answers: images.Answers, prober: Prober) -> _Disk:
         stem = _without(node.name, claimed(content.format, content.media).extension)
         return _Disk(stem, "raw", content, None, trouble_of(answer))
     stem = _without(node.name, answer.format.extension)
+    if stem == node.name:  # a name that was made from the claim alone
+        stem = _without(node.name, claimed(content.format, content.media).extension)
     if content.view or (answer.format.name in PLAIN and not answer.format.compression):
         return _Disk(stem, answer.format.name, content, node.revision)
-    if answer.format.extension == "qcow2":
-        inside = replace(content, view="raw")
-        try:
-            known = prober.view(inside)
-        except NebfsError as exc:
-            return _Disk(stem, "raw", content, None, trouble_of(exc))
-        return _Disk(stem, "raw", inside, known.revision)
-    reason = f"nebfs does not read the disk inside a {answer.format.extension} file"
-    return _Disk(stem, "raw", content, None, Trouble(errno.EOPNOTSUPP, reason))
+    failure = failures.get(content.identity)
+    if failure is not None:
+        return _Disk(stem, "raw", content, None, trouble_of(failure))
+    if not answer.format.compression and answer.format.name not in DISKS:
+        reason = f"nebfs does not read the disk inside a {answer.format.extension} file"
+        return _Disk(stem, "raw", content, None, Trouble(errno.EOPNOTSUPP, reason))
+    inside = replace(content, view="raw")
+    try:
+        known = prober.view(inside)
+    except NebfsError as exc:
+        return _Disk(stem, "raw", inside, None, trouble_of(exc))
+    kind = _kind(prober.known(content))
+    return _Disk(stem, kind, inside, known.revision)
+
+
+def _kind(file: Probed | None) -> str:
+    """Return the extension of a raw view: an ISO image is one also when it was compressed."""
+    if file is None or file.inside is None or file.inside.kind not in PLAIN:
+        return "raw"
+    return file.inside.kind
 
 
 def _without(name: str, extension: str) -> str:

@@ -74,11 +74,13 @@ class Tree:
         cloud: bool = True,
         openings: Files | None = None,
         backups: Disks | None = None,
+        look: rawface.Look = rawface.blind,
     ) -> None:
         """Asking ahead of a walk runs in `nursery`. Without a `cloud` there are no datastores.
         `openings` is asked for the files of offers that are deferred, `backups` for the disks of
-        holdings that are.
+        holdings that are. `look` finds out which disk is in a file.
         """
+        self._look = look
         self._lists = lists
         self._prober = prober
         self._settings = settings
@@ -216,7 +218,7 @@ class Tree:
         filling = directory.filling = trio.Event()
         try:
             deadline = self._settings.listing_deadline
-            fresh = await rawface.fill(directory, published, self._prober, deadline)
+            fresh = await rawface.fill(*(directory, published, self._prober, deadline, self._look))
             for name, node in fresh.items():
                 before = (directory.children or {}).get(name)
                 if isinstance(before, RawDirectory) and before.key == node.key:
