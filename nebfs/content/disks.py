@@ -12,6 +12,7 @@ from typing import Final
 
 from nebfs.content.formats import disk_flaw, disk_size
 from nebfs.content.layers import qcow2_header
+from nebfs.content.layers.blockmap_formats import VDI, VHD, VHDX, VMDK
 from nebfs.content.layers.qcow2 import Qcow2
 from nebfs.content.stack import Disk, Reader
 from nebfs.model import Revision
@@ -61,4 +62,8 @@ async def _look_at_qcow2(file: Reader) -> Disk:
 
 DISKS: Final[dict[str, DiskFormat]] = {
     "qcow2": DiskFormat(_look_at_qcow2, Qcow2.open, over=True, early=True),
+    "vdi": DiskFormat(VDI.look, VDI.open),
+    "vhd": DiskFormat(VHD.look, VHD.open),
+    "vhdx": DiskFormat(VHDX.look, VHDX.open),
+    "vmdk": DiskFormat(VMDK.look, VMDK.open),
 }
