@@ -10,22 +10,25 @@ from nebfs.errors import UserError
 VARIABLE = "_NEBFS_COMPLETE"
 """What click looks at to know that a shell asks; from the name of the program."""
 SHELLS = ("bash", "fish", "zsh")
+HELP = """Write what makes SHELL complete the words of nebfs.
+
+\b
+For this shell alone:
+  eval "$(nebfs completion bash)"
+  nebfs completion fish | source
+\b
+For every shell of this user (the directories must be there):
+  nebfs completion bash >~/.local/share/bash-completion/completions/nebfs
+  nebfs completion zsh >~/.zfunc/_nebfs     (with fpath+=~/.zfunc before compinit)
+  nebfs completion fish >~/.config/fish/completions/nebfs.fish
+"""
 
 
-@click.command()
+@click.command(help=HELP)
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    r"""Write what makes SHELL complete the words of nebfs.
-
-    \b
-    For this shell alone:
-      eval "$(nebfs completion bash)"
-    For every shell of this user (the directory must be there):
-      nebfs completion bash >~/.local/share/bash-completion/completions/nebfs
-      nebfs completion zsh >~/.zfunc/_nebfs    (fpath+=~/.zfunc before compinit)
-      nebfs completion fish >~/.config/fish/completions/nebfs.fish
-    """
+    """See HELP: in a docstring ruff would have its marks written otherwise."""
     kind = get_completion_class(shell)
     if kind is None:
         raise UserError(f"the library click knows nothing of {shell}: update it")

@@ -73,9 +73,9 @@ def check(ctx: click.Context, /, source: str, as_json: bool, **flags: Given) -> 
 @json_option
 @verbose_option
 def show(source: str, changed: bool, as_json: bool, **flags: Given) -> None:
-    """Show every setting that a mount would have, and where it was set.
+    """Show every setting, and where it was set.
 
-    Secrets are not shown. Exits with 2 if the settings are wrong.
+    What a mount would have. Secrets are not shown. Exits with 2 if the settings are wrong.
     """
     overrides = overrides_of(source, flags)
     settings = told(load(None, overrides), overrides)
@@ -96,7 +96,9 @@ def show(source: str, changed: bool, as_json: bool, **flags: Given) -> None:
 @click.option("--markdown", is_flag=True, help="Write the page docs/configuration.md instead.")
 @verbose_option
 def template_command(markdown: bool) -> None:
-    """Write a settings file with every setting, its default and what it means.
+    """Write a settings file to start from.
+
+    With every setting, its default and what it means.
 
     As it is, the file changes nothing: 'nebfs config template > nebfs.toml' is a way to start.
     """

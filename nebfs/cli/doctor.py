@@ -33,6 +33,7 @@ COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
     metavar="SECONDS",
     type=click.FloatRange(0.1, 600),
     default=PATIENCE,
+    show_default=True,
     help="Wait so long for each answer.",
 )
 @json_option

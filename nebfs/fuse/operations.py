@@ -22,7 +22,7 @@ from nebfs.content.library import object_key
 from nebfs.content.profiling import lineage
 from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable
 from nebfs.fuse.guard import guarded
-from nebfs.fuse.slow import Slow, facts_of
+from nebfs.fuse.slow import Slow, facts_of, facts_of_directory
 from nebfs.model import Content
 from nebfs.tree import ContentFile, Directory, Document, Link, Node, Tree
 from nebfs.tree.hostdir import HostDirectory, HostFile, HostLink
@@ -181,8 +181,9 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """Open a directory: what it holds now is what this handle will list."""
         directory = self._directory(inode)
-        with self.slow.watching("listing", lambda: {"place": directory.name}):
-            listing = await self._tree.listing(directory)
+        listing = await self.slow.watched(
+            "listing", self._tree.listing(directory), lambda: facts_of_directory(directory)
+        )
         fh = self._next_fh
         self._next_fh += 1
         self._lists[fh] = listing
@@ -230,9 +231,10 @@ class Operations(pyfuse3.Operations):
             return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), direct_io=True, keep_cache=False)
         if not isinstance(node, ContentFile):
             raise pyfuse3.FUSEError(errno.EISDIR)
-        watch = self.slow.watching("open", lambda: facts_of(node.content, node.name))
-        with watch, trio.fail_after(self._settings.deadline):
-            reader = await self._open(node)
+        with trio.fail_after(self._settings.deadline):
+            reader = await self.slow.watched(
+                "open", self._open(node), lambda: facts_of(node.content, node.name)
+            )
         self._files[fh] = _Disk(reader, node)
         self.counters.opens += 1
         volatile = node.content is not None and node.content.volatile
@@ -324,10 +326,11 @@ class Operations(pyfuse3.Operations):
         self.counters.reads += 1
         self.counters.bytes_read += size
         try:
-            node = file.node
-            watch = self.slow.watching("read", lambda: facts_of(node.content, node.name))
-            with watch, trio.fail_after(self._settings.deadline):
-                return await file.reader.pread(offset, size)
+            node, work = file.node, file.reader.pread(offset, size)
+            with trio.fail_after(self._settings.deadline):
+                return await self.slow.watched(
+                    "read", work, lambda: facts_of(node.content, node.name)
+                )
         except Changed:
             self._tree.outdated(file.node)
             self.counters.errors += 1

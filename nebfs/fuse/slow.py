@@ -7,10 +7,9 @@ the bound, a task looks where it is suspended; so it costs those that are quick 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import PurePath
-from types import TracebackType
-from typing import Self
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -18,6 +17,9 @@ import trio
 
 import nebfs
 from nebfs.model import Content
+from nebfs.tree.nodes import Directory
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -28,31 +30,14 @@ it: at least once before each counts as slow."""
 
 
 class Watch:
-    """One operation under way."""
+    """One operation under way: what is awaited, since when, and where it was seen suspended."""
 
-    __slots__ = ("_slow", "began", "facts", "operation", "suspended", "task")
+    __slots__ = ("began", "suspended", "work")
 
-    def __init__(self, slow: Slow, operation: str, facts: Callable[[], dict[str, str]]) -> None:
-        self._slow = slow
-        self.operation = operation
-        self.facts = facts
+    def __init__(self, work: Coroutine[Any, Any, Any], began: float) -> None:
+        self.work = work
+        self.began = began
         self.suspended = ""
-        self.began = 0.0
-        self.task: trio.lowlevel.Task | None = None
-
-    def __enter__(self) -> Self:
-        self.began = self._slow.now()
-        self.task = trio.lowlevel.current_task()
-        self._slow.begun(self)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        failure: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._slow.ended(self, failed=kind is not None)
 
 
 class Slow:
@@ -61,36 +46,37 @@ class Slow:
     def __init__(self, after: float, now: Callable[[], float] = trio.current_time) -> None:
         """`after`: seconds from which an operation is slow."""
         self.after = after
-        self.now = now
         self.counted = 0
+        self._now = now
         self._under_way: set[Watch] = set()
         self._some = trio.Event()
 
-    def watching(self, operation: str, facts: Callable[[], dict[str, str]]) -> Watch:
-        """Return a context in which `operation` is watched; `facts` is called if it was slow."""
-        return Watch(self, operation, facts)
-
-    def begun(self, watch: Watch) -> None:
-        """Take note of an operation that begins."""
+    async def watched(
+        self, operation: str, work: Coroutine[Any, Any, T], facts: Callable[[], dict[str, str]]
+    ) -> T:
+        """Return what `work` returns; `facts` is called if that was slow."""
+        watch = Watch(work, self._now())
         self._under_way.add(watch)
         if len(self._under_way) == 1:
             self._some.set()
-
-    def ended(self, watch: Watch, *, failed: bool) -> None:
-        """Take note of its end: count and log it if it was slow."""
-        self._under_way.discard(watch)
-        seconds = self.now() - watch.began
-        if seconds < self.after:
-            return
-        self.counted += 1
-        log.warning(
-            "operation.slow",
-            operation=watch.operation,
-            seconds=round(seconds, 1),
-            failed=failed,
-            waited_in=watch.suspended or "unknown",
-            **watch.facts(),
-        )
+        failed = True
+        try:
+            result = await work
+            failed = False
+            return result
+        finally:
+            self._under_way.discard(watch)
+            seconds = self._now() - watch.began
+            if seconds >= self.after:
+                self.counted += 1
+                log.warning(
+                    "operation.slow",
+                    operation=operation,
+                    seconds=round(seconds, 2),
+                    failed=failed,
+                    waited_in=watch.suspended or "unknown",
+                    **facts(),
+                )
 
     async def run(self) -> None:
         """Look where those are that take long, for ever; sleep while there are none."""
@@ -99,19 +85,24 @@ class Slow:
                 self._some = trio.Event()
                 await self._some.wait()
             await trio.sleep(self.after / LOOKS)
-            late = self.now() - self.after / 2
+            late = self._now() - self.after / 2
             for watch in self._under_way:
-                if watch.began <= late and watch.task is not None:
-                    watch.suspended = suspended_in(watch.task)
+                if watch.began <= late:
+                    watch.suspended = suspended_in(watch.work)
 
 
-def suspended_in(task: trio.lowlevel.Task) -> str:
-    """Return the innermost function of nebfs in which `task` waits, such as ``cached.pread``."""
+def suspended_in(work: object) -> str:
+    """Return the innermost function of nebfs in which `work` waits, such as ``cached.pread``.
+
+    From coroutine to the one that it awaits (see "Coroutine Objects" in Python's inspect), as far
+    as they tell.
+    """
     found = ""
-    for frame, _ in task.iter_await_frames():
-        code = frame.f_code
-        if code.co_filename.startswith(HOUSE):
-            found = f"{PurePath(code.co_filename).stem}.{code.co_name}"
+    while work is not None:
+        frame = getattr(work, "cr_frame", None) or getattr(work, "gi_frame", None)
+        if frame is not None and frame.f_code.co_filename.startswith(HOUSE):
+            found = f"{PurePath(frame.f_code.co_filename).stem}.{frame.f_code.co_name}"
+        work = getattr(work, "cr_await", None) or getattr(work, "gi_yieldfrom", None)
     return found
 
 
@@ -121,3 +112,14 @@ def facts_of(content: Content | None, name: str) -> dict[str, str]:
         return {"file": name}
     shown = content.locator.shown
     return {"file": name, "place": urlsplit(shown).netloc or content.locator.transport}
+
+
+def facts_of_directory(directory: Directory) -> dict[str, str]:
+    """Return which directory it is, and the marketplace or datastore that it belongs to."""
+    names: list[str] = []
+    above: Directory | None = directory
+    while above is not None and above.name:
+        names.insert(0, above.name)
+        above = above.parent
+    within = names[1:] if names[:1] == ["raw"] else names
+    return {"path": "/".join(names) or "/", "place": "/".join(within[:2]) or "/"}

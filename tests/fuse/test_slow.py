@@ -13,7 +13,7 @@ from nebfs.content.layers.retried import Retried
 from nebfs.errors import Unreachable
 from nebfs.fuse.guard import guarded
 from nebfs.fuse.operations import Operations, OperationsSettings, _Disk
-from nebfs.fuse.slow import Slow
+from nebfs.fuse.slow import Slow, facts_of_directory
 from nebfs.model import Content, Locator
 
 
@@ -48,12 +48,16 @@ class Place:
             raise Unreachable("no answer")
 
 
+async def answered(seconds):
+    await trio.sleep(seconds)
+    return "bytes"
+
+
 async def test_what_is_quick_is_not_told(clock, log):
     slow = Slow(5.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(slow.run)
-        with slow.watching("read", dict):
-            await trio.sleep(4.9)
+        assert await slow.watched("read", answered(4.9), dict) == "bytes"
         await trio.sleep(100)
         nursery.cancel_scope.cancel()
     assert slow.counted == 0
@@ -65,8 +69,8 @@ async def test_it_is_said_which_layer_it_waited_in(clock, log):
     order = SimpleNamespace(urgent=True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(slow.run)
-        with slow.watching("read", lambda: {"file": "a.qcow2", "place": "host"}):
-            await Retried(Place(failures=8), 60.0).fill(order)
+        work = Retried(Place(failures=8), 60.0).fill(order)
+        await slow.watched("read", work, lambda: {"file": "a.qcow2", "place": "host"})
         nursery.cancel_scope.cancel()
     (told,) = slow_ones(log)
     assert (told["operation"], told["place"], told["file"]) == ("read", "host", "a.qcow2")
@@ -78,8 +82,8 @@ async def test_it_is_said_which_layer_it_waited_in(clock, log):
 
 async def test_one_that_fails_or_is_given_up_is_told_too(clock, log):
     slow = Slow(1.0)
-    with pytest.raises(trio.TooSlowError), slow.watching("open", dict), trio.fail_after(3):
-        await trio.sleep_forever()
+    with pytest.raises(trio.TooSlowError), trio.fail_after(3):
+        await slow.watched("open", answered(100), dict)
     (told,) = slow_ones(log)
     assert told["failed"] is True
     assert told["seconds"] == 3
@@ -128,3 +132,14 @@ async def test_a_failure_names_its_place(log):
         await read()
     (told,) = (one for one in log if one["event"] == "fuse.failed")
     assert (told["place"], told["errno"]) == ("host:81", "EIO")
+
+
+def test_a_directory_belongs_to_a_place():
+    node = None
+    for name in ("", "raw", "datastores", "default", "x"):
+        node = SimpleNamespace(name=name, parent=node)
+    assert facts_of_directory(node) == {
+        "path": "raw/datastores/default/x",
+        "place": "datastores/default",
+    }
+    assert facts_of_directory(SimpleNamespace(name="", parent=None))["place"] == "/"
