@@ -139,7 +139,7 @@ class Log:
 
 
 def crash(kills: int, seed: int, home: Path, say=print) -> Report:
-    """Kill `kills` times, below `home`. Deterministic in what it chooses, not in when it happens."""
+    """Kill `kills` times, below `home`. The seed decides what is chosen, not when it happens."""
     choose = random.Random(seed)
     report = Report()
     originals = [random.Random(seed + n).randbytes(SIZE) for n in range(IMAGES)]

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.mounted, pytest.mark.nginx]
 
 
 def test_kills_at_random_moments_cost_only_what_was_on_its_way(tmp_path):
-    report = crash(10, seed=7, home=tmp_path)
+    report = crash(6, seed=7, home=tmp_path)
     assert report.wrong == []
     assert report.failed == []
     assert report.again == []
