@@ -158,13 +158,9 @@ async def read_vmdk(file: Reader) -> VmdkLayout:
     head = bytes(await file.pread(0, min(SECTOR, file.size))) if file.size else b""
     header = parse(head)
     at, length = header.text
-    if not length:
-        raise Unsupported(
-            "it is one part of a disk, whose other parts and description are other files"
-        )
     if at + length > file.size:
         raise Damaged("the vmdk image is cut off: its description is beyond its end")
-    check_text(bytes(await file.pread(at, min(length, LONGEST_TEXT))))
+    check_text(bytes(await file.pread(at, min(length, LONGEST_TEXT))) if length else b"")
     if header.directory == AT_END:
         header = await _footer(file, header)
     return VmdkLayout(header, file.size)

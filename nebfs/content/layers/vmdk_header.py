@@ -106,7 +106,12 @@ def check_text(text: bytes) -> None:
     """Raise Unsupported when the disk is more than the file that this text is in."""
     extents: list[str] = []
     values: dict[str, str] = {}
-    for line in text.partition(b"\0")[0].decode("utf-8", "replace").splitlines():
+    lines = text.partition(b"\0")[0].decode("utf-8", "replace").splitlines()
+    if not lines:
+        raise Unsupported(
+            "it is one part of a disk, whose other parts and description are other files"
+        )
+    for line in lines:
         extent = _EXTENT.match(line)
         if extent is not None:
             extents.append(extent[1].upper())
