@@ -1,33 +1,24 @@
-"""Compressed clusters of qcow2 images: finding, bringing and unpacking them.
+"""Compressed clusters of qcow2 images: finding, bringing and keeping them, also ahead of readers.
 
-A cluster is a raw deflate stream or a zstd frame of its own; what follows it in its last sector
-belongs to another one (QEMU's docs/interop/qcow2.txt). It gives one cluster of bytes, or the image
-is damaged: no more than that is ever unpacked, whatever it says about itself.
+How they are packed, and unpacked, is in qcow2_unpacking.py.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 import trio
-import zstandard
 from cachetools import LRUCache
 
 from nebfs.content.layers.qcow2_header import Header
 from nebfs.content.layers.qcow2_together import together
+from nebfs.content.layers.qcow2_unpacking import Job, Outcome, threads, unpacker
 from nebfs.content.stack import Reader
 from nebfs.errors import Damaged
 from nebfs.units import KIB, MIB
-
-try:
-    from isal import isal_zlib as deflate
-except ImportError:  # a kind of processor that it is not made for: half as fast
-    import zlib as deflate  # type: ignore[no-redef]
 
 AT_ONCE: Final = 128 * KIB
 """Bytes of clusters that are unpacked where they are asked for: 0.2 ms, or 0.4 ms without isal. It
@@ -40,13 +31,7 @@ if one cluster is larger): what a kernel asks for at most (1 MiB) is enough for 
 GAP: Final = 64 * KIB
 """Bytes of the file that are read and not needed, to get two clusters with one request."""
 
-WINDOW: Final = 8 * MIB
-"""The longest window that a zstd frame may ask memory for: what all decoders should have (RFC 8878,
-3.1.1.1.2). A cluster has 2 MiB at most, and so has the window of what QEMU compresses."""
-
 SECTOR: Final = 512
-
-Unpack: TypeAlias = Callable[[memoryview, int], bytes]
 
 _KEPT: Final[LRUCache[tuple[int, int], bytes]] = LRUCache(
     64 * MIB,
@@ -54,11 +39,7 @@ _KEPT: Final[LRUCache[tuple[int, int], bytes]] = LRUCache(
 )
 """The unpacked clusters of all open images together."""
 
-_threads: Final = trio.CapacityLimiter(max(2, os.cpu_count() or 1))
 _numbers = itertools.count()
-
-_local = threading.local()
-"""What zstd works with. To make it takes half as long as a cluster; threads cannot share it."""
 
 
 class Place(NamedTuple):
@@ -83,6 +64,27 @@ def place_of(entry: int, cluster_bits: int, file_size: int) -> Place:
     return Place(offset, length)
 
 
+class Batch:
+    """Clusters that are read with one request, and unpacked one after the other."""
+
+    __slots__ = ("ended", "found", "job", "places", "start", "stop")
+
+    def __init__(self, places: Mapping[int, Place]) -> None:
+        """`places`: by the clusters' numbers, in the order of the file."""
+        self.places = places
+        self.start = next(iter(places.values())).offset
+        self.stop = max(place.offset + place.length for place in places.values())
+        self.job: Job | None = None
+        self.found: dict[int, bytes] = {}
+        """The clusters, once it has ended; none if it has failed or was given up."""
+        self.ended = trio.Event()
+
+    def parts(self, data: memoryview) -> list[memoryview]:
+        """Cut what is from `start` to `stop` into what the clusters are packed in."""
+        start = self.start
+        return [data[p.offset - start : p.offset - start + p.length] for p in self.places.values()]
+
+
 class Clusters:
     """The compressed clusters of one image, by their number in the disk."""
 
@@ -92,7 +94,8 @@ class Clusters:
         self._bits = header.cluster_bits
         self._size = 1 << header.cluster_bits
         self._unpack = unpacker(header.compression)
-        self._coming: dict[int, trio.Event] = {}
+        self._coming: dict[int, Batch] = {}
+        self._ahead: set[Batch] = set()
 
     def at_once(self, number: int, entry: int, *, unpack: bool) -> bytes | None:
         """Return a cluster that is in memory, or whose bytes are if it may be unpacked now.
@@ -106,6 +109,8 @@ class Clusters:
             if view is not None:
                 found = _KEPT[self._number, number] = self._unpack(view, self._size)
         return found
+
+    # --- for readers --------------------------------------------------------------------------
 
     async def bring(self, wanted: Mapping[int, int], arrived: Callable[[int, bytes], None]) -> None:
         """Hand over the clusters with these numbers and entries, in any order.
@@ -128,38 +133,41 @@ class Clusters:
                 for number, entry in missing.items()
                 if waited or number not in self._coming
             }
+            others = {self._coming[number] for number in missing if number not in places}
+            for batch in others:
+                if batch.job is not None:
+                    threads.hurry(batch.job)
             if places:
                 await self._bring_ours(places, arrived)
                 for number in places:
                     del missing[number]
+            for batch in others:
+                await batch.ended.wait()
+                for number in missing.keys() & batch.found.keys():
+                    del missing[number]
+                    arrived(number, batch.found[number])
             if not missing:
                 return
-            for number in missing:
-                coming = self._coming.get(number)
-                if coming is not None:
-                    await coming.wait()
             waited = True
 
     async def _bring_ours(
         self, places: Mapping[int, Place], arrived: Callable[[int, bytes], None]
     ) -> None:
-        ended = trio.Event()
-        self._coming.update(dict.fromkeys(places, ended))
+        batches = list(self._batches(places))
+        for batch in batches:
+            self._coming.update(dict.fromkeys(batch.places, batch))
         in_thread = len(places) * self._size > AT_ONCE
         try:
             await together(
-                partial(self._bring_batch, batch, places, arrived, in_thread=in_thread)
-                for batch in self._batches(places)
+                partial(self._bring_batch, batch, arrived, in_thread=in_thread) for batch in batches
             )
         finally:
-            for number in places:
-                if self._coming.get(number) is ended:
-                    del self._coming[number]
-            ended.set()
+            for batch in batches:
+                self._end(batch)
 
-    def _batches(self, places: Mapping[int, Place]) -> Iterable[list[int]]:
-        """Yield the clusters that are read with one request, and unpacked one after the other."""
-        batch: list[int] = []
+    def _batches(self, places: Mapping[int, Place]) -> Iterable[Batch]:
+        """Yield the clusters in batches."""
+        batch: dict[int, Place] = {}
         start = end = 0
         for number, place in sorted(places.items(), key=lambda item: item[1]):
             stop = place.offset + place.length
@@ -168,76 +176,101 @@ class Clusters:
                 or stop - start > BATCH
                 or (len(batch) + 1) * self._size > BATCH
             ):
-                yield batch
-                batch = []
+                yield Batch(batch)
+                batch = {}
             if not batch:
                 start = end = place.offset
             end = max(end, stop)
-            batch.append(number)
-        yield batch
+            batch[number] = place
+        if batch:
+            yield Batch(batch)
 
     async def _bring_batch(
-        self,
-        batch: Sequence[int],
-        places: Mapping[int, Place],
-        arrived: Callable[[int, bytes], None],
-        *,
-        in_thread: bool,
+        self, batch: Batch, arrived: Callable[[int, bytes], None], *, in_thread: bool
     ) -> None:
-        wanted = [places[number] for number in batch]
-        start = wanted[0].offset
-        stop = max(place.offset + place.length for place in wanted)
-        data = self._file.warm(start, stop - start)
+        length = batch.stop - batch.start
+        data = self._file.warm(batch.start, length)
         if data is None:
-            data = memoryview(await self._file.pread(start, stop - start))
+            data = memoryview(await self._file.pread(batch.start, length))
         if in_thread:
-            data = memoryview(bytes(data))  # what was read is good until the next await
-        parts = [data[p.offset - start : p.offset - start + p.length] for p in wanted]
-        work = partial(_unpack_all, self._unpack, parts, self._size)
-        if in_thread:
-            found = await trio.to_thread.run_sync(work, limiter=_threads, abandon_on_cancel=True)
+            found = await self._unpack_elsewhere(batch, data)
         else:
-            found = work()
-        for number, cluster in zip(batch, found, strict=True):
-            _KEPT[self._number, number] = cluster
+            found = [self._unpack(part, self._size) for part in batch.parts(data)]
+        self._keep(batch, found)
+        for number, cluster in batch.found.items():
             arrived(number, cluster)
+
+    async def _unpack_elsewhere(self, batch: Batch, data: memoryview) -> list[bytes]:
+        unpacked = trio.Event()
+        outcome: Outcome = []
+
+        def done(found: Outcome) -> None:
+            nonlocal outcome
+            outcome = found
+            unpacked.set()
+
+        job = batch.job = self._job(batch, data, done)
+        threads.start(job, urgent=True)
+        try:
+            await unpacked.wait()
+        except BaseException:
+            threads.give_up(job)
+            raise
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def _job(self, batch: Batch, data: memoryview, done: Callable[[Outcome], None]) -> Job:
+        copy = memoryview(bytes(data))  # what was read is good until the next await
+        return Job(self._unpack, batch.parts(copy), self._size, done)
+
+    def _keep(self, batch: Batch, found: list[bytes]) -> None:
+        batch.found = dict(zip(batch.places, found, strict=True))
+        for number, cluster in batch.found.items():
+            _KEPT[self._number, number] = cluster
+
+    def _end(self, batch: Batch) -> None:
+        for number in batch.places:
+            if self._coming.get(number) is batch:
+                del self._coming[number]
+        batch.ended.set()
+
+    # --- ahead of them ------------------------------------------------------------------------
+
+    def ahead(self, wanted: Mapping[int, int]) -> None:
+        """Have clusters unpacked that will be wanted next, if their bytes are in memory.
+
+        What is wrong with them is left for their readers to find out.
+        """
+        places = {}
+        for number, entry in wanted.items():
+            if number not in self._coming and (self._number, number) not in _KEPT:
+                try:
+                    places[number] = place_of(entry, self._bits, self._file.size)
+                except Damaged:
+                    continue
+        for batch in self._batches(places):
+            data = self._file.warm(batch.start, batch.stop - batch.start)
+            if data is None:
+                continue
+            batch.job = self._job(batch, data, partial(self._came_ahead, batch))
+            if not threads.start(batch.job, urgent=False):
+                return
+            self._coming.update(dict.fromkeys(batch.places, batch))
+            self._ahead.add(batch)
+
+    def _came_ahead(self, batch: Batch, outcome: Outcome) -> None:
+        self._ahead.discard(batch)
+        if not isinstance(outcome, BaseException):
+            self._keep(batch, outcome)
+        self._end(batch)
 
     def forget(self) -> None:
         """Give back the memory."""
+        for batch in self._ahead:
+            assert batch.job is not None  # noqa: S101 - it is what makes it one of these
+            threads.give_up(batch.job)
+            self._end(batch)
+        self._ahead.clear()
         for key in [key for key in _KEPT if key[0] == self._number]:
             del _KEPT[key]
-
-
-def unpacker(compression: str) -> Unpack:
-    """Return what unpacks a cluster, given its bytes and its size. It raises Damaged."""
-    return _zstd if compression == "zstd" else _deflate
-
-
-def _unpack_all(unpack: Unpack, parts: Sequence[memoryview], size: int) -> list[bytes]:
-    return [unpack(part, size) for part in parts]
-
-
-def _deflate(data: memoryview, size: int) -> bytes:
-    try:
-        # A window of 15 bits, the longest: QEMU's has 12, other writers' may have more.
-        found = deflate.decompressobj(-15).decompress(data, size)
-    except deflate.error as exc:  # type: ignore[misc]  # its stubs make it an instance
-        raise Damaged("a compressed cluster of the qcow2 image cannot be unpacked") from exc
-    return _whole(found, size)
-
-
-def _zstd(data: memoryview, size: int) -> bytes:
-    try:
-        context: zstandard.ZstdDecompressor | None = getattr(_local, "context", None)
-        if context is None:
-            context = _local.context = zstandard.ZstdDecompressor(max_window_size=WINDOW)
-        found = context.stream_reader(data).read(size)
-    except (zstandard.ZstdError, MemoryError) as exc:
-        raise Damaged("a compressed cluster of the qcow2 image cannot be unpacked") from exc
-    return _whole(found, size)
-
-
-def _whole(found: bytes, size: int) -> bytes:
-    if len(found) != size:
-        raise Damaged("a compressed cluster of the qcow2 image is too short", length=len(found))
-    return found
