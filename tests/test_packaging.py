@@ -173,17 +173,22 @@ case "$*" in *install*) for name in {commands}; do
 PACKAGES = (
     "xorriso squashfs-tools nginx-light docker-registry radosgw ceph-mon ceph-osd ceph-common"
     " tinyproxy-bin openssh-server restic lvm2 gzip bzip2 xz-utils zstd tgt qemu-system-common"
+    " qemu-system-x86 libvirt-daemon libvirt-clients lxc systemd-container busybox-static"
+    " libnbd-bin"
 )
 COMMANDS = (
     "xorriso mksquashfs nginx docker-registry radosgw ceph-mon ceph-osd ceph-authtool"
     " tinyproxy sshd restic lvs gzip bzip2 xz pzstd tgtd qemu-storage-daemon"
+    " qemu-system-x86_64 libvirtd virsh lxc-execute systemd-nspawn busybox nbdcopy"
 )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="what root does")
 def test_only_what_is_missing_is_installed_and_no_service_is_started(machine, tmp_path):
-    _, tools = machine
+    root, tools = machine
     (tools / "xorriso").unlink()
+    (root / ".venv/guest-kernel").mkdir(parents=True)
+    (root / ".venv/guest-kernel/.fetched").touch()
     for name in ("getfattr", "curl", "ps", "losetup"):
         put(tools / name, "")
     log, policy = tmp_path / "log", tmp_path / "policy-rc.d"
@@ -204,11 +209,41 @@ def test_only_what_is_missing_is_installed_and_no_service_is_started(machine, tm
         "lvm2-lvmpolld.socket",
         "dm-event.socket",
         "tgt.service",
+        "lxc.service",
+        "lxc-net.service",
+        "lxc-monitord.service",
     ]
     assert not policy.exists()
     log.unlink()
     assert install(machine, "--tests").returncode == 0
     assert not log.exists()
+
+
+UNPACK = """\
+mkdir -p boot lib/modules/6/drivers
+touch boot/vmlinuz-6 boot/config-6 lib/modules/6/drivers/virtio.ko lib/modules/6/drivers/other.ko
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root does")
+def test_the_guests_kernel_is_fetched_once_and_not_installed(machine, tmp_path):
+    root, tools = machine
+    for name in (*COMMANDS.split(), "xorriso", "getfattr", "curl", "ps", "losetup"):
+        put(tools / name, "")
+    for name in ("find", "sed"):
+        put(tools / name, f'exec {shutil.which(name)} "$@"')
+    log = tmp_path / "log"
+    put(tools / "apt-get", f'echo "$*" >>{log}; : >kernel.deb')
+    put(tools / "apt-cache", 'echo "$3"; echo "  Depends: linux-image-6.1.0-56-cloud-amd64"')
+    put(tools / "dpkg-deb", UNPACK)
+    done = install(machine, "--tests")
+    assert done.returncode == 0, done.stderr
+    assert log.read_text() == "-qq download linux-image-6.1.0-56-cloud-amd64\n"
+    kernel = root / ".venv/guest-kernel"
+    kept = sorted(path.name for path in kernel.rglob("*") if path.is_file())
+    assert kept == [".fetched", "virtio.ko", "vmlinuz-6"]
+    assert install(machine, "--tests").returncode == 0
+    assert len(log.read_text().splitlines()) == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="what root does")
