@@ -20,14 +20,13 @@ import click
 
 import nebfs
 from nebfs.cli.config_command import Given, as_mount_reads, overrides_of
-from nebfs.cli.doctor import examine, told
+from nebfs.cli.doctor import examine, told, typed_run_dir
 from nebfs.cli.door import say, verbose_option
 from nebfs.cli.mounts import MOUNTINFO, tool
 from nebfs.cli.scrubbing import Scrubber, secrets_of
 from nebfs.cli.status import report_on
 from nebfs.cli.written import told as settings_told
 from nebfs.config import Settings, load
-from nebfs.config_kinds import default_run_dir
 from nebfs.daemon import registry
 from nebfs.errors import NebfsError, UserError
 
@@ -95,7 +94,7 @@ def _opened(path: Path) -> io.BufferedWriter:
 
 
 def _parts(settings: Settings | None, refused: str, overrides: dict[str, object]) -> Iterator[Part]:
-    run_dir = settings.run_dir if settings else default_run_dir()
+    run_dir = settings.run_dir if settings else typed_run_dir(overrides)
     yield "README", lambda: README
     yield "versions.json", _versions
     yield "settings.txt", partial(_settings_text, settings, refused, overrides)

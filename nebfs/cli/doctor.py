@@ -76,8 +76,13 @@ def examine(
     # What the checks ask of other rooms is told as a finding; here is no log to write to.
     configure_logs("error", sys.stderr)
     settings, findings = _settings(overrides)
-    run_dir = settings.run_dir if settings else default_run_dir()
+    run_dir = settings.run_dir if settings else typed_run_dir(overrides)
     return findings + Checkup(settings, run_dir, mountpoint, patience).run()
+
+
+def typed_run_dir(overrides: dict[str, object]) -> Path:
+    """Return the run directory where the settings cannot be read."""
+    return Path(str(overrides.get("run_dir") or default_run_dir()))
 
 
 def sorted_out(places: tuple[str, ...]) -> tuple[str, Path | None]:

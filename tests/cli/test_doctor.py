@@ -494,6 +494,24 @@ def test_a_datastores_directory_is_not_here(doctor, front_end):
     assert '"/var/lib/one/datastores/1" = "/where/it/is/here"' in said
 
 
+def test_a_datastores_directory_hangs(doctor, front_end, monkeypatch):
+    hanging = threading.Event()
+    monkeypatch.setattr("nebfs.cli.checkup.cloud._path", lambda *_: hanging.wait(30))
+    try:
+        said = only(doctor(front_end)[1], "datastore default")
+    finally:
+        hanging.set()
+    assert "datastores/1 does not answer" in said
+
+
+def test_the_file_of_credentials_is_wrong(doctor, front_end):
+    file = doctor.home / "credentials.toml"
+    file.write_text('["https://h"]\npasswort = "canary"\n')
+    file.chmod(0o600)
+    doctor.lines = f'credentials_file = "{file}"\n'
+    assert "did you mean password?" in only(doctor(front_end)[1], "credentials file")
+
+
 def test_a_datastores_driver_is_unknown(doctor, front_end, cloud):
     cloud.datastores[1].driver = "storpool"
     said = only(doctor(front_end)[1], "datastore default", "warning")

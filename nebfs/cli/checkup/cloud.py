@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -43,6 +43,9 @@ FILES = frozenset({"fs", "virtiofs"})
 """Datastore drivers whose images are files, here or on a host that SSH leads to."""
 
 
+Check = Callable[[], Awaitable[list[Finding]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Asking:
     """What the checks of the network share. `patience` is seconds for each question."""
@@ -54,22 +57,55 @@ class Asking:
     patience: float
 
 
-async def check_cloud(asking: Asking) -> list[Finding]:
-    """Check the front-end and what it names, or the marketplaces of a mount without one."""
+async def check_cloud(asking: Asking, told: list[Finding]) -> None:
+    """Check the front-end and what it names, or the marketplaces of a mount without one.
+
+    What is found is appended to `told`, so that it is known when this is given up.
+    """
     if asking.settings.marketplaces:
-        return await check_marketplaces(asking, marketplaces_at(asking.settings.marketplaces))
+        markets = marketplaces_at(asking.settings.marketplaces)
+        await _each([partial(_marketplace, asking, one) for one in markets], told)
+        return
     try:
         environ, home, given = asking.environ, asking.home, asking.settings
         url = find_endpoint(environ, home, explicit=given.source)
         session = find_session(environ, home, path=given.auth_file)
     except UserError:
-        return []  # told where files are looked at
+        return  # told where files are looked at
     findings, proxy = await check_way(asking.call, "front-end", url, asking.patience)
+    told += findings
     if worst(findings) is Level.PROBLEM:
-        return findings
-    front_end, told = await _ask(asking, url, session, proxy)
-    findings += told
-    return findings + (await _named(asking, front_end) if front_end is not None else [])
+        return
+    front_end, findings = await _ask(asking, url, session, proxy)
+    told += findings
+    if front_end is None:
+        return
+    try:
+        markets, datastores = await front_end.marketplaces(), await front_end.datastores()
+    except NebfsError as exc:
+        text = f"its lists cannot be had: {exc}"
+        told.append(problem("front-end", text, "see what the log of oned says"))
+        return
+    checks: list[Check] = [partial(_marketplace, asking, one) for one in markets]
+    # What a system datastore shows depends on system_datastores, and is nothing by default.
+    images = [one for one in datastores if one.type is not DatastoreType.SYSTEM]
+    await _each([*checks, *(partial(_datastore, asking, one) for one in images)], told)
+
+
+async def _each(checks: Sequence[Check], told: list[Finding]) -> None:
+    """Make all `checks` at the same time; tell in their order what those found that ended."""
+    results: dict[int, list[Finding]] = {}
+
+    async def one(number: int, check: Check) -> None:
+        results[number] = await check()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for number, check in enumerate(checks):
+                nursery.start_soon(one, number, check)
+    finally:
+        for number in sorted(results):
+            told += results[number]
 
 
 async def _ask(
@@ -102,29 +138,6 @@ async def _ask(
         *check_clock("the front-end", recorded.skew),
     ]
     return FrontEnd(caller), told
-
-
-async def _named(asking: Asking, front_end: FrontEnd) -> list[Finding]:
-    try:
-        datastores = await front_end.datastores()
-        markets = await front_end.marketplaces()
-    except NebfsError as exc:
-        return [problem("front-end", f"its lists cannot be had: {exc}", "look into oned's log")]
-    findings = await check_marketplaces(asking, markets)
-    return findings + await check_datastores(asking, datastores)
-
-
-async def check_marketplaces(asking: Asking, found: Sequence[Marketplace]) -> list[Finding]:
-    """Check that each can be reached and read."""
-    results: dict[int, list[Finding]] = {}
-
-    async def one(marketplace: Marketplace) -> None:
-        results[marketplace.id] = await _marketplace(asking, marketplace)
-
-    async with trio.open_nursery() as nursery:
-        for marketplace in found:
-            nursery.start_soon(one, marketplace)
-    return [finding for one in found for finding in results[one.id]]
 
 
 async def _marketplace(asking: Asking, found: Marketplace) -> list[Finding]:
@@ -165,16 +178,6 @@ async def _answers(asking: Asking, about: str, url: str, proxy: str) -> list[Fin
     ]
 
 
-async def check_datastores(asking: Asking, found: Sequence[Datastore]) -> list[Finding]:
-    """Check that each can be read: its driver, what that needs, and where its files are."""
-    findings = []
-    for datastore in found:
-        # What a system datastore shows depends on system_datastores, and is nothing by default.
-        if datastore.type is not DatastoreType.SYSTEM:
-            findings += await _datastore(asking, datastore)
-    return findings
-
-
 async def _datastore(asking: Asking, found: Datastore) -> list[Finding]:
     about = f"datastore {found.name}"
     settings = asking.settings
@@ -190,8 +193,11 @@ async def _datastore(asking: Asking, found: Datastore) -> list[Finding]:
         return [ok(about, f"its driver {found.driver} can be used")]
     paths = PathMap(settings.datastore_paths)
     there = elsewhere(found, paths, settings.datastores.ssh)
-    look = partial(_path, about, found, paths.local(plain(found.base_path)))
-    findings = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+    path = paths.local(plain(found.base_path))
+    findings = [problem(about, f"its directory {path} does not answer", "see what hangs there")]
+    with trio.move_on_after(asking.patience):  # a dead NFS server holds the thread
+        look = partial(_path, about, found, path)
+        findings = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
     if there is None or worst(findings) is Level.OK:
         return findings
     hosts = ", ".join(there[0].hosts)
@@ -217,7 +223,9 @@ async def _missing(asking: Asking, about: str, transport: str) -> list[Finding]:
     """Return the problem of a transport that cannot be used here."""
     if not transport:
         return []
-    request = CallRequest("LOOK", f"transport:{transport}", transport="reach")
+    request = CallRequest(
+        "LOOK", f"transport:{transport}", timeout=asking.patience, transport="reach"
+    )
     try:
         await asking.call(request)
     except Unsupported as exc:

@@ -23,7 +23,7 @@ from nebfs.cli.checkup.machine import (
 )
 from nebfs.config import Settings
 from nebfs.daemon.wiring import fetcher_settings
-from nebfs.errors import NebfsError
+from nebfs.errors import NebfsError, UserError
 from nebfs.fetcher.client import open_fetcher
 from nebfs.fetcher.messages import Call
 
@@ -91,15 +91,21 @@ class Checkup:
     async def _cloud(self) -> list[Finding]:
         if self.settings is None:
             return []
+        told: list[Finding] = []
         try:
             async with self._fetcher(self.settings) as call:
                 asking = Asking(self.settings, call, os.environ, Path.home(), self.patience)
-                with trio.move_on_after(STEPS * self.patience):
-                    return await check_cloud(asking)
+                with trio.move_on_after(STEPS * self.patience) as scope:
+                    await check_cloud(asking, told)
+        except UserError:
+            return told  # the file of credentials, which is told where files are looked at
         except (NebfsError, OSError) as exc:
-            return [problem("fetcher", f"the process that asks the network: {exc}")]
-        text = f"not all was answered within {STEPS * self.patience:g} s"
-        return [problem("network", text, "ask again with a longer --timeout")]
+            remedy = "see whether processes can be started here (memory, limits)"
+            return [*told, problem("fetcher", f"the process that asks the network: {exc}", remedy)]
+        if scope.cancelled_caught:
+            text = f"not all was answered within {STEPS * self.patience:g} s"
+            told.append(problem("network", text, "ask again with a longer --timeout"))
+        return told
 
     @asynccontextmanager
     async def _fetcher(self, settings: Settings) -> AsyncIterator[Call]:
