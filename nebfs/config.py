@@ -45,7 +45,6 @@ from nebfs.config_kinds import (
     default_run_dir,
     own_platform,
 )
-from nebfs.datastores.mapping import Place as MappedPlace
 from nebfs.errors import UserError
 from nebfs.model import without_credentials
 
@@ -117,6 +116,11 @@ class Datastores(BaseModel):
     @field_validator("mappings")
     @classmethod
     def _understood(cls, mappings: dict[str, str]) -> dict[str, str]:
+        if not mappings:
+            return mappings
+        # Here: with it come the readers of disks, and numpy, a quarter of a second for --help.
+        from nebfs.datastores.mapping import Place as MappedPlace  # noqa: PLC0415
+
         for driver, text in mappings.items():
             try:
                 MappedPlace.of(text)

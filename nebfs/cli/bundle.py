@@ -23,7 +23,6 @@ from nebfs.cli.config_command import Given, as_mount_reads, overrides_of
 from nebfs.cli.doctor import examine, told, typed_run_dir
 from nebfs.cli.door import say, verbose_option
 from nebfs.cli.mounts import MOUNTINFO, tool
-from nebfs.cli.scrubbing import Scrubber, secrets_of
 from nebfs.cli.status import report_on
 from nebfs.cli.written import told as settings_told
 from nebfs.config import Settings, load
@@ -62,6 +61,8 @@ def support_bundle(source: str, output: Path | None, **flags: Given) -> None:
     every mount of this user, the mount table, facts of the kernel. Secrets are taken out; look
     through it all the same.
     """
+    from nebfs.cli.scrubbing import Scrubber, secrets_of  # noqa: PLC0415 - as the doctor's checks
+
     overrides = overrides_of(source, flags)
     settings, refused = _settings(overrides)
     scrubber = Scrubber(secrets_of(settings, os.environ, Path.home()))

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from nebfs.cli import exits
-from nebfs.cli.checkup.files import check_files
 from nebfs.cli.checkup.finding import Finding, Level, ok, problem
 from nebfs.cli.door import printable, verbose_option
 from nebfs.cli.flags import json_option
@@ -127,6 +126,8 @@ def settings_problem(line: str) -> Finding:
 
 def files_of(settings: Settings) -> list[Finding]:
     """Return what is found about the files that `settings` name."""
+    from nebfs.cli.checkup.files import check_files  # noqa: PLC0415 - rooms that --help needs not
+
     return list(check_files(settings, os.environ, Path.home()))
 
 
