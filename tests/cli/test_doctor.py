@@ -125,6 +125,13 @@ def test_nothing_is_wrong(doctor, front_end):
     assert "datastore system" not in said
 
 
+def test_a_mistake_in_one_check_does_not_hide_the_others(doctor, front_end, monkeypatch):
+    monkeypatch.setattr("nebfs.cli.checkup.run.check_kernel", lambda: 1 / 0)
+    findings, bad = doctor(front_end)
+    assert "ZeroDivisionError" in only(bad, "doctor")
+    assert any(one["about"] == "credentials" for one in findings)
+
+
 def test_it_is_told_to_people_too(invoke, doctor, front_end):
     done = invoke("doctor", front_end, doctor.home / "nowhere", "--auth-file", doctor.home / "no")
     assert done.exit_code == 4

@@ -32,12 +32,12 @@ from nebfs.units import format_duration
 DATASTORE_NEEDS = {
     "ceph": "rbd",
     "iscsi_libvirt": "iscsi",
-    "netapp": "iscsi",
-    "purefa": "iscsi",
     "restic": "restic",
     "rsync": "sftp",
 }
 """Driver -> the transport that brings its bytes, where that needs something installed."""
+ARRAYS = frozenset({"netapp", "purefa"})
+"""Drivers that need iSCSI where the units of their arrays are no devices of this machine."""
 MARKETPLACE_NEEDS = {"s3": "s3"}
 FILES = frozenset({"fs", "virtiofs"})
 """Datastore drivers whose images are files, here or on a host that SSH leads to."""
@@ -186,7 +186,9 @@ async def _datastore(asking: Asking, found: Datastore) -> list[Finding]:
         text = f"its driver {found.driver!r} is not known: its images cannot be read"
         remedy = "say where they are with [datastores.mappings]; see docs/datastores.md"
         return [warning(about, text, remedy)]
-    missing = await _missing(asking, about, DATASTORE_NEEDS.get(found.driver, ""))
+    by_iscsi = found.driver in ARRAYS and settings.datastores.iscsi_initiator
+    needed = "iscsi" if by_iscsi else DATASTORE_NEEDS.get(found.driver, "")
+    missing = await _missing(asking, about, needed)
     if missing:
         return missing
     if mapped or found.driver not in FILES:

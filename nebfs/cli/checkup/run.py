@@ -59,7 +59,11 @@ class Checkup:
         steps.append(self._cloud)
 
         async def one(number: int, step: Step) -> None:
-            results[number] = await step()
+            try:
+                results[number] = await step()
+            except Exception as exc:  # noqa: BLE001 - the other checks are of use all the same
+                text = f"a check failed by a mistake in nebfs: {type(exc).__name__}"
+                results[number] = [problem("doctor", text, "please report this")]
 
         async with trio.open_nursery() as nursery:
             for number, step in enumerate(steps):
