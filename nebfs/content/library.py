@@ -275,7 +275,7 @@ class Library:
 
             shared.boots = Boots(
                 *(self._profiles, lineage(content), content.locator.shown, cached, place.pace),
-                turns=self._settings.turns,
+                turns=place.gate.profiled,
                 damaged=damaged,
             )
             nursery.start_soon(shared.boots.run)

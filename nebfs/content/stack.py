@@ -69,11 +69,14 @@ class Disk:
 
 
 class Priority(enum.IntEnum):
-    """Who goes first at a place: what somebody waits for, what will be wanted next, the rest."""
+    """Who goes first at a place: what somebody waits for, what a boot is known to read next, what
+    is guessed to be wanted next, the rest.
+    """
 
     DEMAND = 0
-    READ_AHEAD = 1
-    FILL = 2
+    PROFILE = 1
+    READ_AHEAD = 2
+    FILL = 3
 
 
 class Order:

@@ -402,11 +402,12 @@ async def test_what_waits_for_a_turn_is_let_in_by_its_urgency(autojump_clock):
         leave[Priority.READ_AHEAD].set()
         await trio.sleep(0.1)
         leave[Priority.DEMAND].set()
-    # One demand and one that reads ahead at a time, which trio wakes in any order; what fills is
-    # let in when all are gone.
-    assert sorted(order[:2]) == [(Priority.DEMAND, 1), (Priority.READ_AHEAD, 1)]
-    assert sorted(order[2:4]) == [(Priority.DEMAND, 2), (Priority.READ_AHEAD, 2)]
-    assert order[4:] == [(Priority.FILL, 1), (Priority.FILL, 2)]
+    # One demand and one that nobody waits for at a time, which trio wakes in any order; what fills
+    # is let in when all are gone.
+    assert sorted(order[:2]) == [(Priority.DEMAND, 1), (Priority.PROFILE, 1)]
+    assert sorted(order[2:4]) == [(Priority.DEMAND, 2), (Priority.PROFILE, 2)]
+    assert order[4:6] == [(Priority.READ_AHEAD, 1), (Priority.READ_AHEAD, 2)]
+    assert order[6:] == [(Priority.FILL, 1), (Priority.FILL, 2)]
     assert gate.holding == 0
 
 

@@ -9,14 +9,17 @@ import trio
 
 from nebfs.blocks import SLOT_SIZE, DiskStore, Documents, MemoryStore
 from nebfs.content import Library, LibrarySettings
+from nebfs.content.layers.limited import Gate
 from nebfs.content.profiling import Part, Profile, Shelf, lineage
 from nebfs.content.profiling.boots import LONGEST, QUIET
+from nebfs.content.stack import Priority
 from nebfs.errors import Unreachable
 from nebfs.model import Content, Locator, Revision
 
 MIB = 1 << 20
 SIZE = 64 * MIB + 777
 URL = "http://host/image"
+DATA = random.Random(1).randbytes(SIZE)
 KEY = lineage(Content(Locator("http", URL)))
 
 
@@ -27,8 +30,14 @@ def boot(seed=3, count=60):
 
 @pytest.fixture
 def place(place):
-    place.data = random.Random(1).randbytes(SIZE)
+    place.data = DATA
     return place
+
+
+@pytest.fixture(autouse=True)
+def _thread_time(monkeypatch):
+    """Threads take their time on a loaded machine, while our clock jumps."""
+    monkeypatch.setattr("nebfs.content.profiling.boots.PATIENCE", 1e6)
 
 
 class Machine:
@@ -137,7 +146,7 @@ async def test_the_next_boot_finds_it_on_its_way(machine, elsewhere, place, nurs
     slots = boot()
     await record(machine, nursery, place, slots)
     place.latency, place.most = 0.02, 0
-    reader = await opened(elsewhere.library(nursery, turns=3, read_ahead=0), place)
+    reader = await opened(elsewhere.library(nursery, turns=2, read_ahead=0), place)
     await settled(place)
     came = slots_asked(place)
     assert set(slots) <= set(came)
@@ -146,7 +155,7 @@ async def test_the_next_boot_finds_it_on_its_way(machine, elsewhere, place, nurs
     assert len(place.log) < 55  # several slots in one request
     first = slots[:16]
     assert max(map(came.index, first)) < 40  # what is read first comes first
-    assert place.most == 3
+    assert place.most == 2
     place.log.clear()
     await boots(reader, place, slots)
     assert place.log == []
@@ -239,6 +248,36 @@ async def test_two_guests_at_once_make_one_profile_and_fetch_once(
         await guest.aclose()
 
 
+async def test_a_daemon_that_stops_keeps_what_it_has_recorded(machine, place, patient_clock):
+    slots = boot()
+    async with trio.open_nursery() as life:
+        reader = await opened(machine.library(life), place)
+        await boots(reader, place, slots)
+        life.cancel_scope.cancel()
+    assert list((await machine.shelf.load(KEY)).slots()) == slots
+
+
+async def test_demands_and_read_ahead_have_turns_beside_it(autojump_clock):
+    gate = Gate(4)
+    held = []
+
+    async def hold(priority):
+        async with gate.turn(priority):
+            held.append(priority)
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        for priority in (Priority.PROFILE, Priority.READ_AHEAD, Priority.DEMAND):
+            for _ in range(9):
+                nursery.start_soon(hold, priority)
+            await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert held.count(Priority.PROFILE) == 6
+    assert held.count(Priority.READ_AHEAD) == 1
+    assert held.count(Priority.DEMAND) == 1
+    assert gate.holding == 0
+
+
 async def test_closing_the_image_stops_it(machine, elsewhere, place, nursery, patient_clock):
     await record(machine, nursery, place, boot(count=120))
     place.latency = 1.0
@@ -247,7 +286,7 @@ async def test_closing_the_image_stops_it(machine, elsewhere, place, nursery, pa
     await reader.aclose()
     asked = len(place.log)
     await trio.sleep(60)
-    assert 0 < asked <= 8
+    assert 0 < asked <= 12
     assert len(place.log) == asked
     assert place.running == 0
 

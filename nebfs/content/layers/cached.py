@@ -157,7 +157,7 @@ class Cached:
         `stream`: somebody is on the way to them.
         """
         file = self.file
-        if not self.revision.ranges:
+        if not self.revision.ranges or (self.guided and not stream):
             return
         step = self._pace.order >> SLOT_SHIFT if stream else ORDER_SLOTS
         slot = first

@@ -18,6 +18,8 @@ class Gate:
 
     So a demand hardly ever has to wait for read-ahead, and read-ahead never waits for demands: a
     stream would otherwise be demanded piece by piece by the reader who has caught up with it.
+    What boots are known to read is small requests far apart, which a guest is about to wait for: it
+    may take what demands have, but for two turns, one of which is left for read-ahead.
     What fills has a turn only when nobody else has one.
     """
 
@@ -31,6 +33,11 @@ class Gate:
         """How many requests are out."""
         return sum(self._holding.values())
 
+    @property
+    def profiled(self) -> int:
+        """How many requests for what boots read may be out."""
+        return max(2 * self._turns - 2, self._turns)
+
     def _admits(self, priority: Priority) -> bool:
         holding = self.holding
         if not holding:
@@ -38,7 +45,11 @@ class Gate:
         if priority is Priority.DEMAND:
             return holding < 2 * self._turns
         patient = holding - self._holding[Priority.DEMAND]
-        return priority is Priority.READ_AHEAD and patient < self._turns
+        if priority is Priority.PROFILE:
+            return patient < self.profiled
+        guessed = patient - self._holding[Priority.PROFILE]
+        room = patient < 2 * self._turns - 1
+        return priority is Priority.READ_AHEAD and guessed < self._turns and room
 
     @asynccontextmanager
     async def turn(self, priority: Priority) -> AsyncIterator[Callable[[], None]]:

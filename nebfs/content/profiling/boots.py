@@ -80,19 +80,24 @@ class Boots:
 
     async def run(self) -> None:
         """Bring what the profile says, then wait for boots to be over, for ever."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow)
-            while True:
-                await self._opened.wait()
-                await trio.sleep(LOOK)
-                now = trio.current_time()
-                for recorder in list(self._recorders):
-                    if _over(recorder, now) and recorder in self._recorders:
-                        recorder.full = True
-                        self._recorders.remove(recorder)
-                        await self._keep(recorder)
-                if not self._recorders:
-                    self._opened = trio.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow)
+                while True:
+                    await self._opened.wait()
+                    await trio.sleep(LOOK)
+                    await self._keep_those(lambda recorder: _over(recorder, trio.current_time()))
+                    if not self._recorders:
+                        self._opened = trio.Event()
+        finally:
+            # The daemon stops: files that are still open then are not closed one by one.
+            await self._keep_those(lambda _: True)
+
+    async def _keep_those(self, wanted: Callable[[Recorder], bool]) -> None:
+        for recorder in [r for r in self._recorders if wanted(r)]:
+            recorder.full = True
+            self._recorders.remove(recorder)
+            await self._keep(recorder)
 
     async def _follow(self) -> None:
         if self._cached.file.complete or self._damaged():

@@ -23,9 +23,9 @@ LAST_GROUP = 16 * MIB // SLOT_SIZE
 """Slots that are put in the order of their offsets, so that neighbours come in one request. Few at
 first, as the guest waits for them in the order of its reads; more when it is some way behind."""
 
-FAR_GAP = 512 * KIB // SLOT_SIZE
-"""Slots between two wanted ones that are brought along, of a place far away: two of the recorded
-boots then take 100 requests and 49 MiB, instead of 160 and 45."""
+FAR_GAP = 256 * KIB // SLOT_SIZE
+"""Slots between two wanted ones that are brought along, of a place far away: the recorded boots
+then take a quarter fewer requests, for 3 % more bytes."""
 
 LARGEST = 1 * MIB // SLOT_SIZE
 """Slots of one request: what a guest waits for is behind no more than this on its connection."""
@@ -37,8 +37,7 @@ TRIAL = 8
 class Follower:
     """Brings the missing parts of `profile`, with up to `turns` requests at a time.
 
-    They have the priority of read-ahead: what somebody waits for overtakes them, and idle fill
-    waits until they are over.
+    What somebody waits for overtakes them, and idle fill waits until they are over.
     """
 
     def __init__(self, cached: Cached, profile: Profile, pace: Pace, turns: int) -> None:
@@ -97,7 +96,7 @@ class Follower:
                 if self._stopped:
                     return
                 try:
-                    await self._cached.fill(first, stop, priority=Priority.READ_AHEAD)
+                    await self._cached.fill(first, stop, priority=Priority.PROFILE)
                 except NebfsError as exc:
                     # Whoever needs it will find out for himself, and be told.
                     log.debug("profile.stopped", image=self._profile.image, reason=str(exc))
