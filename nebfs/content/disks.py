@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from nebfs.content import ova
 from nebfs.content.formats import disk_flaw, disk_size
 from nebfs.content.layers import qcow2_header
 from nebfs.content.layers.blockmap_formats import VDI, VHD, VHDX, VMDK
@@ -62,6 +63,8 @@ async def _look_at_qcow2(file: Reader) -> Disk:
 
 DISKS: Final[dict[str, DiskFormat]] = {
     "qcow2": DiskFormat(_look_at_qcow2, Qcow2.open, over=True, early=True),
+    "ova": DiskFormat(ova.look, ova.open_disk),
+    "tar": DiskFormat(ova.look, ova.open_disk),
     "vdi": DiskFormat(VDI.look, VDI.open),
     "vhd": DiskFormat(VHD.look, VHD.open),
     "vhdx": DiskFormat(VHDX.look, VHDX.open),

@@ -3,8 +3,8 @@
 Marketplaces and datastores only claim a format (a public app says ``qcow`` for a qcow2 file, and a
 compressed file keeps the name of what is inside), so names are made from the bytes. Signatures are
 from the formats' own specifications: QEMU's docs/interop/qcow2.txt, RFC 1952 (gzip), RFC 8878
-(zstd), the XZ file format, VMware's Virtual Disk Format 5.0, Microsoft's VHD and VHDX, and ECMA-119
-(ISO).
+(zstd), the XZ file format, VMware's Virtual Disk Format 5.0, Microsoft's VHD and VHDX, ECMA-119
+(ISO), and POSIX (tar).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _SIGNATURES = (
     (0, b"vhdxfile", "vhdx"),
     (64, b"\x7f\x10\xda\xbe", "vdi"),
     (0, b"hsqs", "squashfs"),
+    (257, b"ustar", "tar"),
 )
 _COMPRESSED = (
     (0, b"\x1f\x8b", "gz"),
@@ -33,10 +34,11 @@ _COMPRESSED = (
     (0, b"\xfd7zXZ\0", "xz"),
     (0, b"\x28\xb5\x2f\xfd", "zst"),
 )
-_UNSIGNED = frozenset({"raw", "iso", "tar", "json"})
-"""What has no signature among the first bytes, or none that matters: the claim is believed."""
+_UNSIGNED = frozenset({"raw", "iso", "tar", "json", "vhd"})
+"""What has no signature among the first bytes, or none that matters: the claim is believed. A vhd
+of fixed size has its signature at the end."""
 
-_CLAIMS = {"qcow": "qcow2", "iso9660": "iso", "img": "raw", "": "raw"}
+_CLAIMS = {"qcow": "qcow2", "iso9660": "iso", "img": "raw", "vpc": "vhd", "": "raw"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,13 @@ class Format:
 def sniff(head: bytes, claim: str = "", media: str = "") -> Format:
     """Return the format that `head`, the first HEAD bytes or fewer, shows.
 
-    Inside a compression only the claim can be given. Without a signature it is a raw disk unless
-    the claim is of something that has none, and a raw disk of media ``cdrom`` is an ISO image (its
-    own signature is 32 KiB further on).
+    Inside a compression only the claim can be given. That a tar archive is an OVA is claimed, too.
+    Without a signature it is a raw disk unless the claim is of something that has none, and a raw
+    disk of media ``cdrom`` is an ISO image (its own signature is 32 KiB further on).
     """
     plain = next((name for at, sign, name in _SIGNATURES if head.startswith(sign, at)), "")
     if plain:
-        return Format(plain)
+        return Format("ova" if plain == "tar" and claim.lower() == "ova" else plain)
     wrapped = next((name for at, sign, name in _COMPRESSED if head.startswith(sign, at)), "")
     inside = claimed(claim, media).name
     if wrapped:
