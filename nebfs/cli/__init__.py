@@ -1,12 +1,12 @@
 """The door: the words that a person types, and what the shell is told.
 
 Here lives one file per command (mount, umount, status, ls, demo, config, doctor, support-bundle,
-completion), the checks that the doctor makes (`checkup`), what commands share (`mounts`: the
-kernel's mount table; `options`: the dialect of ``-o``; `background`: starting a daemon and waiting
-for its word; `written` and `template`: settings as text; `scrubbing`: text without secrets; `door`:
-how a failure is told; `exits`: the codes below) and `main`, where reading starts. Nothing that a
-mounted filesystem does lives here: `mount` ends in one call of the daemon's `run`. Nobody imports
-this room.
+completion, profile), the checks that the doctor makes (`checkup`), what commands share (`mounts`:
+the kernel's mount table; `options`: the dialect of ``-o``; `background`: starting a daemon and
+waiting for its word; `written` and `template`: settings as text; `scrubbing`: text without secrets;
+`door`: how a failure is told; `exits`: the codes below) and `main`, where reading starts. Nothing
+that a mounted filesystem does lives here: `mount` ends in one call of the daemon's `run`. Nobody
+imports this room.
 
 Commands are plain synchronous functions; the only event loops are the daemon's, in its own process
 or, with ``--foreground``, inside its one call, and the doctor's, which asks many things at once.

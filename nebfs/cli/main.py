@@ -14,6 +14,7 @@ from nebfs.cli.doctor import doctor
 from nebfs.cli.door import Door, verbose_option
 from nebfs.cli.ls import ls
 from nebfs.cli.mount import mount
+from nebfs.cli.profile import profile
 from nebfs.cli.status import status
 from nebfs.cli.umount import umount
 
@@ -42,6 +43,7 @@ for command in (
     doctor,
     support_bundle,
     completion,
+    profile,
 ):
     nebfs_command.add_command(command)
 

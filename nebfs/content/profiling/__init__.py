@@ -15,7 +15,16 @@ published face share one profile.
 """
 
 from nebfs.content.profiling.boots import Boots, is_worthwhile
-from nebfs.content.profiling.profile import Part, Profile, lineage
+from nebfs.content.profiling.profile import LARGEST_DOCUMENT, Part, Profile, lineage
 from nebfs.content.profiling.shelf import Shelf, shelf_in
 
-__all__ = ["Boots", "Part", "Profile", "Shelf", "is_worthwhile", "lineage", "shelf_in"]
+__all__ = [
+    "LARGEST_DOCUMENT",
+    "Boots",
+    "Part",
+    "Profile",
+    "Shelf",
+    "is_worthwhile",
+    "lineage",
+    "shelf_in",
+]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import structlog
 import trio
 
-from nebfs.blocks import Documents
+from nebfs.blocks import DiskStore, Documents
 from nebfs.content.profiling.profile import Profile, is_key
-from nebfs.errors import BadAnswer
+from nebfs.errors import BadAnswer, UserError
 
 log = structlog.get_logger()
 
@@ -61,8 +62,17 @@ class Shelf:
         return [key for key in reversed(found) if is_key(key)]
 
 
-def shelf_in(cache_dir: Path) -> Shelf:
-    """Return the profiles of a cache, for commands: its daemon may be running meanwhile."""
+def shelf_in(cache_dir: Path, *, create: bool = False) -> Shelf:
+    """Return the profiles of a cache, for commands: its daemon may be running meanwhile.
+
+    Without `create` the cache must be there. Raises UserError when it is none, and OSError when it
+    may not be entered. Blocking.
+    """
+    if not os.path.lexists(cache_dir / "VERSION"):
+        if not create:
+            raise UserError(f"{cache_dir} is no cache of nebfs; name it with --cache-dir")
+        DiskStore.prepare(cache_dir, 0, 0).unlock()
+    os.listdir(cache_dir / "documents")  # what may not be read is not empty
     return Shelf(Documents(cache_dir / "documents"))
 
 
