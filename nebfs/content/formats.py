@@ -2,9 +2,9 @@
 
 Marketplaces and datastores only claim a format (a public app says ``qcow`` for a qcow2 file, and a
 compressed file keeps the name of what is inside), so names are made from the bytes. Signatures are
-from the formats' own specifications: QEMU's docs/interop/qcow2.txt, RFC 1952 (gzip), RFC 8878
-(zstd), the XZ file format, VMware's Virtual Disk Format 5.0, Microsoft's VHD and VHDX, ECMA-119
-(ISO), and POSIX (tar).
+from the formats' own specifications: QEMU's docs/interop (qcow2, qed, parallels), RFC 1952 (gzip),
+RFC 8878 (zstd), the XZ file format, VMware's Virtual Disk Format 5.0, Microsoft's VHD and VHDX,
+ECMA-119 (ISO), and POSIX (tar).
 """
 
 from __future__ import annotations
@@ -22,12 +22,17 @@ _SIGNATURES = (
     (0, b"QFI\xfb", "qcow2"),
     (0, b"KDMV", "vmdk"),
     (0, b"# Disk DescriptorFile", "vmdk"),
+    (0, b"COWD", "vmdk"),
     (0, b"conectix", "vhd"),
     (0, b"vhdxfile", "vhdx"),
     (64, b"\x7f\x10\xda\xbe", "vdi"),
     (0, b"hsqs", "squashfs"),
+    (0, b"QED\0", "qed"),
+    (0, b"WithoutFreeSpace", "parallels"),
+    (0, b"WithouFreSpacExt", "parallels"),
     (257, b"ustar", "tar"),
 )
+"""Also of formats that nebfs does not read: what is no raw disk must not look like one."""
 _COMPRESSED = (
     (0, b"\x1f\x8b", "gz"),
     (0, b"BZh", "bz2"),

@@ -78,7 +78,7 @@ async def test_what_is_a_block_image_already_is_shown_as_it_is(make, kind):
     assert (disk.size, disk.content.view) == (1000, "")
 
 
-@pytest.mark.parametrize("kind", [Format("tar"), Format("qed")])
+@pytest.mark.parametrize("kind", [Format("parallels"), Format("qed")])
 async def test_what_cannot_be_shown_as_a_disk_says_so(make, kind):
     world = make(offers=[offer(1, "Alpine")])
     world.prober.formats["http://h/1"] = kind
