@@ -53,6 +53,9 @@ _SUBCLUSTERS: Final = 32
 _ALL: Final = (1 << 32) - 1
 _BITS: Final = np.arange(_SUBCLUSTERS, dtype=np.uint64)
 
+_FEW: Final = 64
+"""Entries up to which arrays take longer than a loop: 70 us for any number, and 0.4 us for each."""
+
 _HOLE: Final[Table] = np.zeros(0, np.uint64)
 """Stands for a slice of an L2 table that does not exist."""
 
@@ -223,6 +226,10 @@ class Tables:
         stop = (end - base - 1 >> self._bits) + 1
         if self._extended:
             kinds, hosts = self._subclusters(table[2 * first : 2 * stop].reshape(-1, 2))
+        elif stop - first <= _FEW:
+            return self._in_few(
+                table[first:stop].tolist(), base + (first << self._bits), offset, end
+            )
         else:
             kinds, hosts = self._clusters(table[first:stop])
         # A run ends where the kind changes, or where its bytes go on elsewhere in the file.
@@ -244,6 +251,34 @@ class Tables:
             if start < until:
                 place = host + start - at if kind == DATA else host
                 runs.append(Run(kind, start, until - start, place))
+        return runs
+
+    def _in_few(self, entries: list[int], base: int, offset: int, end: int) -> list[Run]:
+        """Look at bytes from `offset` to `end` in these clusters, which begin at `base`."""
+        runs: list[Run] = []
+        last, begun, next_host = UNKNOWN, offset, 0
+        at = place = base
+        for entry in entries:
+            host = entry & _OFFSET
+            if entry & _COMPRESSED:
+                kind, host = COMPRESSED, entry
+            else:
+                self._check(host)
+                if entry & _ZERO:
+                    self._check_version()
+                    kind = ZERO
+                else:
+                    kind = DATA if host else BENEATH
+            # A run ends where the kind changes, or where its bytes go on elsewhere in the file.
+            if kind != last or kind == COMPRESSED or (kind == DATA and host != next_host):
+                if last != UNKNOWN:
+                    runs.append(Run(last, begun, at - begun, place))
+                last, begun, place = kind, max(at, offset), host
+                if kind == DATA:
+                    place += begun - at
+            next_host = host + self._cluster
+            at += self._cluster
+        runs.append(Run(last, begun, end - begun, place))
         return runs
 
     def _clusters(self, entries: Table) -> tuple[npt.NDArray[np.uint8], Table]:
