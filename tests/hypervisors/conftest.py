@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
@@ -14,11 +15,13 @@ from nebfs.demo.demonstration import demonstration_cloud
 from nebfs.demo.server import serve
 from tests.hypervisors.guest import Guest, make_guest
 from tests.hypervisors.machine import boot, find_accelerator
-from tests.hypervisors.world import Stored, add_disks, make_forms
+from tests.hypervisors.world import add_disks, disk_of, make_forms
 from tests.mounted.conftest import Mounts, run
 
 FULL = os.environ.get("NEBFS_HYPERVISORS") == "full"
 """Whether all that docs/hypervisors.md tells of is tried (scripts/hypervisors)."""
+
+collect_ignore = [] if FULL else ["test_places.py"]
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +36,10 @@ def accelerator(guest):
 
 @pytest.fixture(scope="session")
 def world(guest, tmp_path_factory):
-    """The mount, and `stored(place, kind)`: where the disk is in it."""
+    """The mount, and `disk(place, kind, face)`: where the guest's disk is in it."""
     root = tmp_path_factory.mktemp("cloud")
     cloud = demonstration_cloud(root)
-    forms = make_forms(root, guest)
-    add_disks(cloud, forms)
+    add_disks(cloud, make_forms(root, guest))
     # A directory with a short name: a control socket's path has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="nebfs-") as name, serve(cloud) as servers:
         mounts = Mounts(Path(name))
@@ -49,8 +51,7 @@ def world(guest, tmp_path_factory):
         try:
             yield types.SimpleNamespace(
                 mount=mount,
-                forms=forms,
-                stored=lambda place, kind: Stored(mount.path, place, kind),
+                disk=functools.partial(disk_of, mount.path),
             )
         finally:
             mounts.stop()

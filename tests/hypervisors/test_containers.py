@@ -14,20 +14,20 @@ import pytest
 
 from tests.hypervisors.guest import PARTITION, START
 from tests.hypervisors.machine import version
+from tests.hypervisors.world import AS_PUBLISHED, INSIDE
 
 pytestmark = [
     pytest.mark.mounted,
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts, and starts containers"),
 ]
 
-DISKS = [("http", "raw"), ("fs", "raw"), ("http", "qcow2"), ("fs", "qcow2")]
+DISKS = [
+    ("http", "raw", AS_PUBLISHED),
+    ("fs", "raw", AS_PUBLISHED),
+    ("http", "qcow2", INSIDE),
+    ("fs", "qcow2", INSIDE),
+]
 PROGRAM = ("/bin/busybox", "sha256sum", "/proof")
-
-
-def raw_disk(world, place, kind):
-    """Return the raw disk: the file itself, or what is inside of it."""
-    stored = world.stored(place, kind)
-    return stored.published if kind == "raw" else stored.inside
 
 
 @contextlib.contextmanager
@@ -52,17 +52,17 @@ def looped(tool, *words):
 @pytest.fixture
 def root(request, world, tmp_path):
     """The guest's root filesystem, mounted from the mount."""
-    place, kind = getattr(request, "param", ("fs", "qcow2"))
+    disk = world.disk(*getattr(request, "param", DISKS[-1]))
     part = [f"offset={START}", f"sizelimit={PARTITION}", "noload", "loop"]
-    with mounted(raw_disk(world, place, kind), tmp_path / "root", *part) as where:
+    with mounted(disk.path, tmp_path / "root", *part) as where:
         yield where
 
 
 @pytest.mark.parametrize("root", DISKS, indirect=True, ids="-".join)
 def test_a_partition_is_mounted(root, guest, tool, request, seen):
     assert guest.proof in tool("sha256sum", root / "proof")
-    face = {"raw": "raw", "qcow2": "qcow2, its raw face"}[request.node.callspec.params["root"][1]]
-    seen("uses", "`mount -o loop,ro,offset=…`", face, version("mount", "--version"))
+    _, kind, face = request.node.callspec.params["root"]
+    seen("uses", "`mount -o loop,ro,offset=…`", f"{kind}, {face}", version("mount", "--version"))
 
 
 @pytest.mark.parametrize("words", [("-r",), ("-r", "--direct-io=on"), ()], ids=" ".join)
@@ -71,7 +71,7 @@ def test_a_loop_device_with_partitions(words, world, guest, tool, tmp_path, seen
     was built), partx tells it of them, as it does for any device. Without -r losetup asks for a
     device to write, and takes what it is given.
     """
-    with looped(tool, "--partscan", *words, raw_disk(world, "http", "qcow2")) as device:
+    with looped(tool, "--partscan", *words, world.disk("http", "qcow2", INSIDE).path) as device:
         assert tool("blockdev", "--getro", device).strip() == "1"
         listed = tool("partx", "--show", "--noheadings", "-o", "START,SECTORS", device).split()
         assert [int(word) for word in listed] == [START >> 9, PARTITION >> 9]
@@ -80,7 +80,7 @@ def test_a_loop_device_with_partitions(words, world, guest, tool, tmp_path, seen
             tool("partx", "--add", device)
         with mounted(part, tmp_path / "root", "noload") as where:
             assert guest.proof in tool("sha256sum", where / "proof")
-    seen("uses", "`losetup -P`, partitions", "qcow2, its raw face", version("losetup", "--version"))
+    seen("uses", "`losetup -P`, partitions", f"qcow2, {INSIDE}", version("losetup", "--version"))
 
 
 def test_lxc(root, guest, tool, tmp_path, seen):
@@ -90,12 +90,12 @@ def test_lxc(root, guest, tool, tmp_path, seen):
     )
     words = ("-n", "guest", "-P", tmp_path, "-f", config)
     assert guest.proof in tool("lxc-execute", *words, "--", *PROGRAM)
-    seen("uses", "LXC, a mounted partition as its root", "qcow2, its raw face",
+    seen("uses", "LXC, a mounted partition as its root", f"qcow2, {INSIDE}",
          f"LXC {version('lxc-execute', '--version')}")  # fmt: skip
 
 
 def test_nspawn(root, guest, tool, seen):
     words = ("--quiet", "--read-only", "--register=no", "--keep-unit", "--pipe")
     assert guest.proof in tool("systemd-nspawn", *words, "-D", root, *PROGRAM)
-    seen("uses", "systemd-nspawn, a mounted partition as its root", "qcow2, its raw face",
+    seen("uses", "systemd-nspawn, a mounted partition as its root", f"qcow2, {INSIDE}",
          version("systemd-nspawn", "--version"))  # fmt: skip

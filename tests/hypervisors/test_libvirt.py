@@ -11,6 +11,7 @@ import pytest
 from tests.hypervisors.conftest import FULL
 from tests.hypervisors.libvirtd import USER, Libvirt
 from tests.hypervisors.machine import version
+from tests.hypervisors.world import AS_PUBLISHED, INSIDE, REFUSED
 
 pytestmark = [
     pytest.mark.mounted,
@@ -36,54 +37,53 @@ def libvirt(guest, owners):
             yield libvirt
 
 
-READ_ONLY = [("http", "raw"), ("fs", "qcow2"), ("http", "qcow2, its raw face")]
-OVER = [("fs", "qcow2"), ("http", "qcow2"), ("http", "raw"), ("fs", "qcow2, its raw face")]
+DISKS = [
+    ("http", "raw", AS_PUBLISHED),
+    ("fs", "qcow2", AS_PUBLISHED),
+    ("http", "qcow2", INSIDE),
+    ("fs", "raw", AS_PUBLISHED),
+]
 
 
-def face_of(world, place, face):
-    kind, _, inside = face.partition(", ")
-    stored = world.stored(place, kind)
-    return (stored.inside, "raw") if inside else (stored.published, kind)
-
-
-@pytest.mark.parametrize(("place", "face"), READ_ONLY if FULL else READ_ONLY[:1])
-def test_a_read_only_disk(place, face, libvirt, world, guest, owners, seen):
-    path, form = face_of(world, place, face)
-    before = path.stat()
-    libvirt.create("plain", path, form, "<readonly/>")
+@pytest.mark.parametrize(("place", "kind", "face"), DISKS if FULL else DISKS[:1])
+def test_a_read_only_disk(place, kind, face, libvirt, world, guest, owners, seen):
+    disk = world.disk(place, kind, face)
+    before = disk.path.stat()
+    libvirt.create("plain", disk.path, disk.form, "<readonly/>")
     # QEMU's lock of the image is in the kernel's table: nebfs has none of its own.
     assert f":{before.st_ino} " in Path("/proc/locks").read_text()
     assert libvirt.wait("plain")["disk"] == guest.proof
-    after = path.stat()
+    after = disk.path.stat()
     assert (after.st_uid, after.st_gid, after.st_mode) == (
         before.st_uid,
         before.st_gid,
         before.st_mode,
     )
     assert before.st_uid != USER
-    seen("uses", f"libvirt, a disk with `<readonly/>`; {owners}", face,
+    seen("uses", f"libvirt, a disk with `<readonly/>`; {owners}", f"{kind}, {face}",
          version("virsh", "--version"))  # fmt: skip
 
 
-@pytest.mark.parametrize(("place", "face"), OVER if FULL else OVER[:1])
+@pytest.mark.parametrize(("place", "kind", "face"), DISKS if FULL else DISKS[1:2])
 def test_an_overlay_whose_backing_file_is_on_the_mount(
-    place, face, libvirt, world, guest, tool, owners, seen
+    place, kind, face, libvirt, world, guest, tool, owners, seen
 ):
-    path, form = face_of(world, place, face)
+    disk = world.disk(place, kind, face)
     overlay = libvirt.disks / "overlay.qcow2"
     overlay.unlink(missing_ok=True)
-    tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", form, "-b", path, overlay)
+    tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", disk.form, "-b", disk.path, overlay)
     os.chown(overlay, USER, USER)
     libvirt.create("over", overlay, "qcow2", append="nebfs.rw")
     said = libvirt.wait("over")
     assert (said["disk"], said["written"]) == (guest.proof, guest.written)
-    seen("uses", f"libvirt, a local overlay; {owners}", face, version("virsh", "--version"))
+    seen("uses", f"libvirt, a local overlay; {owners}", f"{kind}, {face}",
+         version("virsh", "--version"))  # fmt: skip
 
 
 @pytest.mark.parametrize(("what", "more"), [("neither", ""), ("`<transient/>`", "<transient/>")])
 def test_a_disk_that_is_to_be_written_is_refused(what, more, libvirt, world, owners, seen):
     """`<transient/>` makes an overlay itself, after it opened the image to write."""
     with pytest.raises(AssertionError, match="Read-only file system"):
-        libvirt.create("bold", world.stored("fs", "raw").published, "raw", more)
+        libvirt.create("bold", world.disk("fs", "raw", AS_PUBLISHED).path, "raw", more)
     row = "libvirt, a disk with `<transient/>`" if more else "libvirt, a disk without `<readonly/>`"
-    seen("uses", row, "refused: `Read-only file system`", version("virsh", "--version"))
+    seen("uses", row, REFUSED, version("virsh", "--version"))

@@ -34,8 +34,8 @@ class Kind:
     """A form in which the guest's disk is stored: its name's ending, and how it is made of it."""
 
     ending: str
-    driver: str
-    """What OpenNebula calls it (FORMAT)."""
+    qemu: str
+    """What QEMU and OpenNebula (FORMAT) call it."""
     words: tuple[str, ...] = ()
     """Of qemu-img, after ``convert -f raw``; none for what qemu-img does not make."""
 
@@ -43,71 +43,88 @@ class Kind:
 KINDS = {
     "raw": Kind("raw", "raw"),
     "qcow2": Kind("qcow2", "qcow2", ("-O", "qcow2")),
-    "qcow2 zlib": Kind("qcow2", "qcow2", ("-c", "-O", "qcow2")),
-    "qcow2 zstd": Kind("qcow2", "qcow2", ("-c", "-O", "qcow2", "-o", "compression_type=zstd")),
+    "qcow2, zlib": Kind("qcow2", "qcow2", ("-c", "-O", "qcow2")),
+    "qcow2, zstd": Kind("qcow2", "qcow2", ("-c", "-O", "qcow2", "-o", "compression_type=zstd")),
+    "vmdk": Kind("vmdk", "vmdk", ("-O", "vmdk")),
+    "vmdk, streamOptimized": Kind(
+        "vmdk", "vmdk", ("-O", "vmdk", "-o", "subformat=streamOptimized")
+    ),
+    "vdi": Kind("vdi", "vdi", ("-O", "vdi")),
+    # Else it is rounded up to whole cylinders.
+    "vhd": Kind("vhd", "vpc", ("-O", "vpc", "-o", "force_size=on")),
+    "vhdx": Kind("vhdx", "vhdx", ("-O", "vhdx")),
 }
 
 
+AS_PUBLISHED, INSIDE = "as published", "raw face"
+REFUSED = "refused: `Read-only file system`"
+
+
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """Where a form of the disk is below the mount."""
+class Disk:
+    """A file of the mount, and what QEMU is to take it for."""
 
-    root: Path
-    place: str
-    kind: str
+    path: Path
+    form: str
 
-    @property
-    def published(self) -> Path:
-        """The file as it was published or stored."""
-        return self._within(self.root / PLACES[self.place], KINDS[self.kind].ending)
+    def drive(self, words: str) -> str:
+        """Return the value of QEMU's -drive."""
+        return f"file={self.path},format={self.form},{words}"
 
-    @property
-    def inside(self) -> Path:
-        """The disk inside of it, as the raw face shows it."""
-        return self._within(self.root / "raw" / PLACES[self.place], "raw")
 
-    def _within(self, directory: Path, ending: str) -> Path:
-        name = f"guest {self.kind}"
-        if PLACES[self.place].startswith("marketplaces/"):
-            directory /= name
-        return directory / f"{name}.{ending}"
+def disk_of(root: Path, place: str, kind: str, face: str) -> Disk:
+    """Return where a form of the guest's disk is below the mount at `root`."""
+    inside = face == INSIDE
+    directory = root / "raw" / PLACES[place] if inside else root / PLACES[place]
+    name = title(kind)
+    if PLACES[place].startswith("marketplaces/"):
+        directory /= name
+    ending = "raw" if inside else KINDS[kind].ending
+    return Disk(directory / f"{name}.{ending}", "raw" if inside else KINDS[kind].qemu)
+
+
+def title(kind: str) -> str:
+    """Return the name of the app or image. A comma would have to be doubled for QEMU's -drive."""
+    return f"guest {kind.replace(',', '')}"
 
 
 def make_forms(home: Path, guest: Guest) -> dict[str, Path]:
     """Make a file of each form; return them by the form's name."""
-    forms = {"raw": guest.disk}
-    for name, kind in KINDS.items():
+    forms = {}
+    for number, (name, kind) in enumerate(KINDS.items()):
+        made = guest.disk
         if kind.words:
-            forms[name] = home / f"{name}.{kind.ending}"
-            words = ["qemu-img", "convert", "-q", "-f", "raw", *kind.words, guest.disk, forms[name]]
+            made = home / f"{number}.{kind.qemu}"
+            words = ["qemu-img", "convert", "-q", "-f", "raw", *kind.words, guest.disk, made]
             subprocess.run(words, check=True, timeout=60)
+        forms[name] = made
     return forms
 
 
 def add_disks(cloud: Cloud, forms: dict[str, Path]) -> None:
     """Let every place of PLACES have every form."""
     for offset, (name, file) in enumerate(forms.items()):
-        title, kind = f"guest {name}", KINDS[name]
+        named, kind = title(name), KINDS[name]
         md5, sha256 = digests(file)
         size = file.stat().st_size
-        made = MadeImage(file, size, forms["raw"].stat().st_size, md5, sha256, kind.driver)
+        made = MadeImage(file, size, forms["raw"].stat().st_size, md5, sha256, kind.qemu)
         published = f"guest-{offset}.{kind.ending}"
-        _publish_disks(cloud, 1000 + offset, title, "OS", [(published, made)])
+        _publish_disks(cloud, 1000 + offset, named, "OS", [(published, made)])
         cloud.published[f"/market/{published}"] = file
-        _add_app(cloud, 1100 + offset, title, PRIVATE_HTTP, f"{{files}}/market/{published}", made)
+        _add_app(cloud, 1100 + offset, named, PRIVATE_HTTP, f"{{files}}/market/{published}", made)
         key = f"{BUCKET}/marketapp-{1200 + offset}"
         cloud.objects[f"/{key}"] = file
-        _add_app(cloud, 1200 + offset, title, PRIVATE_S3, f"s3://{key}", made)
+        _add_app(cloud, 1200 + offset, named, PRIVATE_S3, f"s3://{key}", made)
         source = Path(cloud.datastores[DEFAULT].base_path) / f"{offset:032x}"
         os.link(file, source)
         cloud.add_image(
             ImageRecord(
                 1000 + offset,
-                title,
+                named,
                 datastore_id=DEFAULT,
                 type=ImageType.OS,
                 source=os.fspath(source),
-                format=kind.driver,
+                format=kind.qemu,
                 size_mb=made.size_mb,
             )
         )
