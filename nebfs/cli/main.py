@@ -12,6 +12,7 @@ from nebfs.cli.config_command import config_command
 from nebfs.cli.demo import demo
 from nebfs.cli.doctor import doctor
 from nebfs.cli.door import Door, verbose_option
+from nebfs.cli.explain import explain
 from nebfs.cli.ls import ls
 from nebfs.cli.mount import mount
 from nebfs.cli.profile import profile
@@ -38,6 +39,7 @@ for command in (
     umount,
     status,
     ls,
+    explain,
     demo,
     config_command,
     doctor,

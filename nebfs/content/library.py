@@ -14,6 +14,7 @@ from nebfs.blocks import MemoryStore, Store
 from nebfs.blocks.index import Verdict
 from nebfs.content import views
 from nebfs.content.disks import DISKS, Inside
+from nebfs.content.explaining import Stack, explained
 from nebfs.content.filling import Budget, Filling
 from nebfs.content.layers.cached import Cached
 from nebfs.content.layers.fetched import Fetched
@@ -71,6 +72,8 @@ class _Shared:
     cached: Cached
     top: Cached | Verified
     tasks: _Tasks
+    sources: tuple[Source, ...]
+    """What is below `cached`, from there down."""
     filling: Filling | None = None
     boots: Boots | None = None
     users: int = 0
@@ -232,18 +235,11 @@ class Library:
         if place is None:
             made = _Place(Gate(self._settings.turns), Gate(1), Pace(self._latency(name)), Quiet())
             place = self._places[name] = made
-        source: Source = Retried(
-            Limited(
-                Pinned(
-                    Fetched(self._fetcher, content.locator, revision, place.pace),
-                    lambda: self._on_changed(content),
-                ),
-                place.gate,
-                place.row,
-                place.pace,
-            ),
-            self._settings.patience,
-        )
+        fetched = Fetched(self._fetcher, content.locator, revision, place.pace)
+        pinned = Pinned(fetched, lambda: self._on_changed(content))
+        limited = Limited(pinned, place.gate, place.row, place.pace)
+        source: Source = Retried(limited, self._settings.patience)
+        sources = (source, limited, pinned, fetched)
         if self._budget is not None:
             source = Noticed(source, place.quiet)
         store: Store = self._store
@@ -263,7 +259,7 @@ class Library:
         if checksum is not None:
             verified = Verified(cached, checksum, nursery, lambda: self._on_damaged(content))
             await verified.recall()
-        shared = _Shared(cached, verified or cached, tasks)
+        shared = _Shared(cached, verified or cached, tasks, sources)
         if self._budget is not None and revision.ranges and not file.complete:
             shown = content.locator.shown
             shared.filling = Filling(cached, verified, place.quiet, place.pace, self._budget, shown)
@@ -285,6 +281,16 @@ class Library:
         """Say what an open object knows about itself; None when it is not open."""
         shared = self._shared.get(object_key(content, revision))
         return None if shared is None else shared.top.facts()
+
+    def explained(self, content: Content, revision: Revision) -> Stack | None:
+        """Say what the layers of an open object have done; None when it is not open."""
+        shared = self._shared.get(object_key(content, revision))
+        return None if shared is None else explained(shared.top, shared.cached, shared.sources)
+
+    def pace(self, content: Content) -> Pace | None:
+        """Return how fast the place of a content is; None when nothing of it was opened lately."""
+        place = self._places.get(place_of(content.locator))
+        return None if place is None else place.pace
 
     @property
     def open_objects(self) -> int:

@@ -41,6 +41,8 @@ class Pace:
         """`latency`: what is known of it already."""
         self.latency = latency
         self.rate = float(UNKNOWN_RATE)
+        self.measured = False
+        """Whether `rate` is of this place: something large enough has come from it."""
 
     def note(self, waited: float, took: float, size: int) -> None:
         """Take note of an answer of `size` bytes: `took` seconds after `waited` for its first."""
@@ -48,6 +50,7 @@ class Pace:
         self.latency += (waited - self.latency) * (1.0 if better else 0.02)
         if size >= MEASURABLE and waited + took > 0:
             # Not size / took: what has waited in our own buffers comes at the speed of memory.
+            self.measured = True
             rate = size / max(waited + took - self.latency, self.latency / 4, took)
             self.rate += (rate - self.rate) * (0.5 if rate > self.rate else 0.05)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nebfs.daemon import explaining
 from nebfs.daemon.status import Status
 from nebfs.daemon.web import Reply, Request, Routes, as_json
 from nebfs.daemon.wiring import House
@@ -20,4 +21,5 @@ def routes(house: House, status: Status) -> Routes:
     return {
         ("GET", "/v1/status"): facts,
         ("POST", "/v1/refresh"): refresh,
+        **explaining.routes(house),
     }

@@ -62,6 +62,8 @@ class _Disk:
 
     reader: Reader
     node: ContentFile
+    hits: int = 0
+    """Reads that were answered at once."""
 
 
 @dataclass(slots=True)
@@ -75,11 +77,16 @@ class _Shared:
 class Counters:
     """What passed the window since the mount was made."""
 
-    reads: int = 0
     warm_reads: int = 0
+    cold_reads: int = 0
     bytes_read: int = 0
     errors: int = 0
     opens: int = 0
+
+    @property
+    def reads(self) -> int:
+        """All reads."""
+        return self.warm_reads + self.cold_reads
 
 
 class Operations(pyfuse3.Operations):
@@ -292,8 +299,8 @@ class Operations(pyfuse3.Operations):
             log.exception("fuse.bug", operation="read_warm")
             return None
         if view is not None:
+            file.hits += 1
             counters = self.counters
-            counters.reads += 1
             counters.warm_reads += 1
             counters.bytes_read += size
         return view
@@ -323,7 +330,7 @@ class Operations(pyfuse3.Operations):
             with trio.fail_after(self._settings.deadline):
                 return await file.file.pread(offset, size)
         size = min(size, file.reader.size - offset)
-        self.counters.reads += 1
+        self.counters.cold_reads += 1
         self.counters.bytes_read += size
         try:
             node, work = file.node, file.reader.pread(offset, size)
@@ -444,6 +451,29 @@ class Operations(pyfuse3.Operations):
             for file in self._files.values()
             if isinstance(file, _Disk) and file.node.content == content
         ]
+
+    def use_of(self, content: Content) -> tuple[int, int]:
+        """Return how many open files have this content, and how many of their reads were answered
+        at once.
+        """
+        found = [
+            file.hits
+            for file in self._files.values()
+            if isinstance(file, _Disk) and file.node.content == content
+        ]
+        return len(found), sum(found)
+
+    async def confirm(self, node: ContentFile) -> None:
+        """Ask the place whether it still has this version, as opening does. Raises NebfsError."""
+        content = node.content
+        try:
+            if content is not None and (
+                content.revision is None or content.view or content.mutable
+            ):
+                await self._still_there(node, content)
+        except Changed:
+            self._tree.outdated(node)
+            raise
 
     @property
     def open_files(self) -> int:

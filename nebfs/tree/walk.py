@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nebfs.errors import BadAnswer, UserError
+from nebfs.tree.hostdir import HostDirectory, HostRoot
 from nebfs.tree.nodes import Directory, Link, Node
 from nebfs.tree.tree import Tree
 
@@ -13,8 +14,9 @@ MOST_LINKS = 40
 async def find(tree: Tree, path: str) -> Node:
     """Return what is at `path`, from the root of the mount on. Links are followed.
 
-    Raises Missing, what listing a directory on the way raises, or UserError for a path that leads
-    out of the mount.
+    What is in a directory that is shared with others is not looked for: it is in the tree only for
+    as long as the kernel knows it. Raises Missing, what listing a directory on the way raises, or
+    UserError for a path that leads out of the mount.
     """
     node: Node = tree.root
     ahead = [part for part in reversed(path.split("/")) if part not in {"", "."}]
@@ -26,6 +28,8 @@ async def find(tree: Tree, path: str) -> Node:
         if part == "..":
             node = node.parent or node
             continue
+        if isinstance(node, (HostRoot, HostDirectory)):
+            raise UserError(f"{node.name} is shared with others as it is: there is no image in it")
         found = await tree.lookup(node, part)
         if isinstance(found, Link):
             links += 1

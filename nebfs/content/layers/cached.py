@@ -62,6 +62,12 @@ class Cached:
         self._promised: set[int] = set()
         """Slots of which something was answered early, and which are not here yet."""
         self._last_error = ""
+        self.waits = 0
+        """How many reads had to wait for their place."""
+        self.orders = dict.fromkeys(Priority, 0)
+        """How many were given."""
+        self.failures = 0
+        """How many of them have failed."""
         self.guided = False
         """Whether what is wanted next is known, and on its way: nothing is guessed meanwhile."""
 
@@ -79,6 +85,7 @@ class Cached:
                 return view
             first, stop = file.span(offset, length)
             if not file.has(first, stop):
+                self.waits += 1
                 early = await self._bring(first, stop, (offset, length))
                 if early is not None:
                     return early
@@ -205,12 +212,14 @@ class Cached:
     async def _run(self, order: Order) -> None:
         """Carry an order out. Nothing but cancellation leaves: readers see its `error`."""
         error: NebfsError | None = None
+        self.orders[order.priority] += 1
         try:
             if order.file is self.file:
                 await self._fill(order)
         except NebfsError as exc:
             error = exc
             self._last_error = str(exc)
+            self.failures += 1
             if order.urgent:
                 log.log(_LEVELS[exc.level], "read.failed", error=str(exc), kind=type(exc).__name__)
         except trio.Cancelled:

@@ -9,6 +9,7 @@ import trio
 from nebfs.blocks import SLOT_SIZE
 from nebfs.content.pace import Pace
 from nebfs.content.stack import Order
+from nebfs.errors import NebfsError
 from nebfs.fetcher.messages import Fetcher, FetchRequest
 from nebfs.model import Filled, Locator, Revision
 
@@ -24,6 +25,12 @@ class Fetched:
         self._locator = locator
         self._pace = pace
         self.revision = revision
+        self.requests = 0
+        self.failures = 0
+        self.bytes = 0
+        """What has arrived."""
+        self.seconds = 0.0
+        """What all requests took together."""
 
     async def fill(self, order: Order) -> None:
         """Ask for what the order claims, all of it in one request."""
@@ -45,6 +52,7 @@ class Fetched:
             nonlocal first
             if first == asked:
                 first = trio.current_time()
+            self.bytes += sum(entry.length for entry in filled)
             order.arrived(filled)
 
         def came_early(offset: int, data: bytes) -> None:
@@ -53,6 +61,13 @@ class Fetched:
                 first = trio.current_time()
             order.came_early(offset, data)
 
-        await self._fetcher.fetch(request, order.file.fd, arrived, came_early)
+        self.requests += 1
+        try:
+            await self._fetcher.fetch(request, order.file.fd, arrived, came_early)
+        except NebfsError:
+            self.failures += 1
+            raise
+        finally:
+            self.seconds += trio.current_time() - asked
         size = sum(stop - start for start, stop in ranges)
         self._pace.note(first - asked, trio.current_time() - first, size)

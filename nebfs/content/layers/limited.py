@@ -102,6 +102,13 @@ class Limited:
         self._gate = gate
         self._row = row
         self._pace = pace
+        self.waited = 0.0
+        """Seconds that all orders together have waited for their turns."""
+
+    @property
+    def under_way(self) -> int:
+        """How many requests are out at the place, of all its objects."""
+        return self._gate.holding
 
     @property
     def revision(self) -> Revision:
@@ -110,11 +117,14 @@ class Limited:
 
     async def fill(self, order: Order) -> None:
         """Wait for a turn, then pass the order on."""
+        came = trio.current_time()
         if not order.stream or not self._pace.far:
             async with self._gate.turn(order.priority):
+                self.waited += trio.current_time() - came
                 await self._below.fill(order)
             return
         async with self._row.turn(order.priority) as end:
             order.nearly_done(self._pace.tail, end)
             async with self._gate.turn(order.priority):
+                self.waited += trio.current_time() - came
                 await self._below.fill(order)

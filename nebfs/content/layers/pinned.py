@@ -21,6 +21,11 @@ class Pinned:
         self._changed: Changed | None = None
 
     @property
+    def broken(self) -> bool:
+        """Whether its place has had another version."""
+        return self._changed is not None
+
+    @property
     def revision(self) -> Revision:
         """The revision that is kept."""
         return self._below.revision

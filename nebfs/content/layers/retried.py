@@ -43,6 +43,7 @@ class Retried:
     def __init__(self, below: Source, patience: float) -> None:
         self._below = below
         self._patience = patience
+        self.retries = 0
 
     @property
     def revision(self) -> Revision:
@@ -62,6 +63,7 @@ class Retried:
                 late = trio.current_time() + wait >= until
                 if late or not order.urgent or not worth_retrying(exc):
                     raise
+                self.retries += 1
                 log.info("source.retry", after=round(wait, 2), reason=str(exc))
                 await trio.sleep(wait)
                 pause = min(pause * 2, LONGEST_PAUSE)

@@ -128,6 +128,16 @@ class Verified:
             "the copy at its source is damaged or was replaced"
         )
 
+    @property
+    def algorithm(self) -> str:
+        """By which the object is compared, as hashlib names it."""
+        return self._checksum.algorithm
+
+    @property
+    def hashed(self) -> int:
+        """How many bytes were hashed, from the beginning on."""
+        return self.size if self.verdict is Verdict.VERIFIED else self._hashed
+
     def reached(self, offset: int) -> bool:
         """Whether everything before `offset` has been hashed, or need not be."""
         return self.verdict is Verdict.VERIFIED or self._hashed >= offset

@@ -1,0 +1,119 @@
+"""From the path that a command names to an image of the mount."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nebfs.content import views
+from nebfs.content.layers.here import TRANSPORTS
+from nebfs.daemon.web import Request
+from nebfs.daemon.wiring import House
+from nebfs.errors import NebfsError, Unsupported, UserError
+from nebfs.model import Content, Revision
+from nebfs.tree import ContentFile, Directory, Node
+from nebfs.tree.walk import find
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file that an image is made of, in the version that was found."""
+
+    content: Content
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image of the mount; `files` are several for a view of a chain, the topmost first."""
+
+    node: ContentFile
+    content: Content
+    revision: Revision
+    files: tuple[File, ...]
+
+    @property
+    def unkept(self) -> str:
+        """Why nothing of it is kept in the cache; or empty."""
+        if self.content.volatile:
+            return "others may write to it while it is read, so nothing of it is kept"
+        if all(file.content.locator.transport in TRANSPORTS for file in self.files):
+            return "it is on this machine and read where it is, so nothing of it is copied"
+        return ""
+
+
+def path_in(request: Request) -> str:
+    """Return the path that was asked for: from the mount's root on. Raises UserError."""
+    path = request.query.get("path", "")
+    if not path:
+        raise UserError("name a path in the mount")
+    return path
+
+
+async def image_at(house: House, path: str, *, fresh: bool = False) -> Image:
+    """Return the image at `path`. `fresh`: its place is asked whether it still has this version.
+
+    Raises UserError for what is no image, the image's own trouble, and what looking for it raises.
+    """
+    node = await find(house.tree, path)
+    if not isinstance(node, ContentFile):
+        raise UserError(_no_image(node, path))
+    return await image_of(house, node, fresh=fresh)
+
+
+async def image_of(house: House, node: ContentFile, *, fresh: bool = False) -> Image:
+    """Return the image that `node` stands for. Raises as ``image_at``."""
+    content, revision = node.content, node.revision
+    if node.trouble is not None or content is None or revision is None:
+        reason = node.trouble.reason if node.trouble is not None else "it has no bytes"
+        raise NebfsError(f"{node.name} cannot be read: {reason}")
+    if fresh:
+        await house.operations.confirm(node)
+    if not content.view:
+        return Image(node, content, revision, (File(content, revision),))
+    files = []
+    for file in views.files(content):
+        probed = house.prober.known(file)
+        if probed is None:
+            raise NebfsError("its place was not asked yet; open it once")
+        files.append(File(replace(file, volatile=content.volatile), probed.revision))
+    return Image(node, content, revision, tuple(files))
+
+
+async def images_below(house: House, path: str) -> list[ContentFile]:
+    """Return the images at `path`, which may be a directory, and below it. Links in directories are
+    not followed, and what cannot be read now is left out.
+
+    Raises Unsupported when there are more than anybody can mean, and what listing them raises.
+    """
+    start = await find(house.tree, path)
+    found: list[ContentFile] = []
+    ahead: list[Node] = [start]
+    while ahead:
+        node = ahead.pop()
+        if isinstance(node, Directory):
+            if not node.passing:
+                entries = await house.tree.listing(node)
+                ahead += [entry for _, entry in reversed(entries)]
+        elif isinstance(node, ContentFile) and node.trouble is None and node.revision is not None:
+            found.append(node)
+            if len(found) > MOST:
+                raise Unsupported("there are too many images below it", limit=MOST)
+    return found
+
+
+MOST = 10_000
+
+
+def path_of(node: Node) -> str:
+    """Return where a node is, from the mount's root on."""
+    names: list[str] = []
+    at: Node | None = node
+    while at is not None and at.parent is not None:
+        names.append(at.name)
+        at = at.parent
+    return "/".join(reversed(names))
+
+
+def _no_image(node: Node, path: str) -> str:
+    what = "a directory" if isinstance(node, Directory) else "no image"
+    return f"{path} is {what}: name an image"

@@ -1,0 +1,66 @@
+"""Whose a path is, found without asking the mount."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nebfs.cli import exits, mounts
+from nebfs.cli.daemons import place_of
+from nebfs.daemon import registry
+from nebfs.daemon.registry import Registration
+from nebfs.errors import UserError
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir(mode=0o700)
+    return path
+
+
+@pytest.fixture
+def mount(tmp_path, monkeypatch):
+    """A mount of ours, as far as the mount table goes: nothing in it can be looked at."""
+    where = tmp_path / "mnt"
+    table = tmp_path / "mountinfo"
+    table.write_text(f"1 0 0:1 / / rw - ext4 /dev/x rw\n2 1 0:2 / {where} ro - fuse.nebfs h ro\n")
+    monkeypatch.setattr(mounts, "MOUNTINFO", table)
+    return where
+
+
+@pytest.fixture
+def own(run_dir, mount):
+    found = Registration.of_this_process(run_dir, mount, source="h")
+    registry.register(run_dir, found)
+    return found
+
+
+def test_what_is_inside_is_told_from_the_mounts_root_on(run_dir, mount, own, tmp_path, monkeypatch):
+    place = place_of(mount / "datastores/a b", run_dir)
+    assert (place.inside, place.socket) == ("datastores/a b", Path(own.socket))
+    assert place_of(mount, run_dir).inside == "."
+    monkeypatch.chdir(tmp_path)
+    assert place_of(Path("mnt/x"), run_dir).inside == "x"
+
+
+def test_links_that_lead_into_the_mount_are_followed(run_dir, mount, own, tmp_path):
+    (tmp_path / "to").symlink_to(mount)
+    (tmp_path / "deeper").symlink_to(mount / "datastores")
+    assert place_of(tmp_path / "to/datastores/x", run_dir).inside == "datastores/x"
+    assert place_of(tmp_path / "deeper/x", run_dir).inside == "datastores/x"
+
+
+def test_what_is_in_no_mount_has_no_daemon(run_dir, mount, tmp_path):
+    with pytest.raises(UserError, match="not in a mount of nebfs") as failed:
+        place_of(tmp_path / "x", run_dir)
+    assert failed.value.exit_code == exits.NOT_MOUNTED
+
+
+def test_a_daemon_that_is_unknown_or_gone(run_dir, mount):
+    with pytest.raises(UserError, match="no registration"):
+        place_of(mount / "x", run_dir)
+    own = Registration.of_this_process(run_dir, mount, source="h")
+    registry.register(run_dir, replace(own, pid_started=1))
+    with pytest.raises(UserError, match="is gone; 'nebfs umount"):
+        place_of(mount / "x", run_dir)

@@ -1,0 +1,72 @@
+"""The commands that see and steer a running daemon, on one mount of the demonstration cloud."""
+
+import json
+import os
+
+import pytest
+from click.testing import CliRunner
+
+from nebfs.cli.main import nebfs_command
+
+pytestmark = pytest.mark.mounted
+
+ALPINE = ("OpenNebula Public", "Alpine Linux 3.20", "Alpine Linux 3.20.qcow2")
+
+
+@pytest.fixture(scope="module")
+def nebfs(shared):
+    """Run ``nebfs WORDS``, which must exit with `code`."""
+
+    def run(*words, code=0):
+        words = [str(word) for word in words]
+        environment = {"NEBFS_RUN_DIR": str(shared.mount.run_dir)}
+        done = CliRunner().invoke(nebfs_command, words, prog_name="nebfs", env=environment)
+        assert done.exit_code == code, (done.output, done.exception)
+        return done
+
+    return run
+
+
+@pytest.fixture
+def alpine(shared):
+    market, app, name = ALPINE
+    return shared.mount.app(app, market) / name
+
+
+def test_explain_tells_of_an_image_that_is_open_and_of_one_that_is_not(shared, nebfs, alpine):
+    said = json.loads(nebfs("explain", "--json", alpine).stdout)
+    (file,) = said["files"]
+    assert (said["format"], said["open_files"], file["layers"]) == ("qcow2", 0, [])
+    assert said["size"] == file["size"] == alpine.stat().st_size
+    assert (said["cached"], said["verified"]) == (0, "no")
+    with open(alpine, "rb") as opened:
+        os.pread(opened.fileno(), 100, 3 << 20)
+        said = json.loads(nebfs("explain", "--json", alpine).stdout)
+        (file,) = said["files"]
+        assert said["open_files"] == 1
+        assert said["cached"] >= 128 << 10
+        counted = {layer["name"]: layer["counted"] for layer in file["layers"]}
+        assert list(counted) == ["checksum", "cache", "retry", "turns", "version", "place"]
+        assert counted["cache"]["waits"] >= 1
+        assert counted["place"]["requests"] >= 1
+        assert counted["place"]["bytes"] == counted["cache"]["here"] == said["cached"]
+        text = nebfs("explain", alpine).stdout
+        assert "layers, from the top down" in text
+        assert f"requests {counted['place']['requests']}" in text
+    said = json.loads(nebfs("explain", "--json", alpine).stdout)
+    assert said["open_files"] == 0
+    assert said["cached"] >= 128 << 10, "what rests in the cache is known without opening it"
+
+
+def test_explain_of_views_of_what_is_here_and_of_what_is_no_image(shared, nebfs, alpine):
+    raw = shared.mount.path / "raw/datastores/default/tiny raw.raw"
+    assert "read where it is" in nebfs("explain", raw).stdout
+    view = shared.mount.path / "raw/marketplaces/Private S3/stored qcow2/stored qcow2.raw"
+    os.stat(view)
+    said = json.loads(nebfs("explain", "--json", view).stdout)
+    assert (said["view"], said["format"]) == ("raw", "raw")
+    assert said["files"][0]["format"] == "qcow2"
+    assert said["files"][0]["size"] < said["size"]
+    assert "is a directory: name an image" in nebfs("explain", alpine.parent, code=1).output
+    assert "no such entry" in nebfs("explain", alpine.parent / "nothing", code=1).output
+    assert "not in a mount of nebfs" in nebfs("explain", "/etc/passwd", code=3).output
