@@ -138,6 +138,21 @@ class Index:
                     states[slot] = 0
         return states, sums
 
+    def resize(self, size: int) -> None:
+        """Have the object be `size` bytes long, with no verdict. New slots are absent.
+
+        Raises OSError when the space cannot be allocated: it is then as long as before.
+        """
+        header = replace(self.header, size=size, verdict=Verdict.UNKNOWN, judged=0.0)
+        before = os.fstat(self.fd).st_size
+        length = HEADER_SIZE + header.slots * SLOT_RECORD
+        if length > before:
+            os.posix_fallocate(self.fd, before, length - before)
+        os.pwrite(self.fd, header.encode(), 0)
+        if length < before:
+            os.ftruncate(self.fd, length)
+        self.header = header
+
     def record(self, filled: Sequence[Filled]) -> None:
         """Write the slots in `filled`; neighbours go out in one write."""
         run: list[bytes] = []

@@ -27,7 +27,7 @@ from nebfs.blocks.blockfile import (
     BlockFile,
     disk_threads,
 )
-from nebfs.blocks.index import Header, Index
+from nebfs.blocks.index import HEADER_SIZE, Header, Index
 from nebfs.errors import CacheFault, UserError
 from nebfs.units import MIB, format_size
 
@@ -93,14 +93,19 @@ class Store(abc.ABC):
             corrupt=self._corrupt + sum(file.corrupt for file in self._files.values()),
         )
 
-    async def open(self, key: str, size: int, source: str = "") -> BlockFile:
+    async def open(
+        self, key: str, size: int, source: str = "", *, any_size: bool = False
+    ) -> BlockFile:
         """Return the object called `key` (64 hex digits), shared with whoever has it open.
 
-        `source` describes it to people who look into the cache. Raises CacheFault.
+        `source` describes it to people who look into the cache. With `any_size`, what is here of it
+        says how long it is, and `size` is for a new one. Raises CacheFault.
         """
         async with self._opening:
             file = self._files.get(key)
             if file is None:
+                if any_size:
+                    size = await self._size(key) or size
                 file = await self._open(key, size, source)
                 self._files[key] = file
             file.users += 1
@@ -173,6 +178,10 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def _open(self, key: str, size: int, source: str) -> BlockFile: ...
+
+    async def _size(self, key: str) -> int:  # noqa: ARG002 - memory has what is open alone
+        """Return how long an object is that is closed; 0 if there is none."""
+        return 0
 
     def has_spare(self, amount: int) -> bool:  # noqa: ARG002 - memory is for reads alone
         """Whether `amount` bytes that nobody has asked for may be brought: nothing leaves for them,
@@ -339,6 +348,19 @@ class DiskStore(Store):
             raise CacheFault(f"the cache disk refused an object: {exc.strerror}") from exc
         self._resting.pop(key, None)
         return file
+
+    async def _size(self, key: str) -> int:
+        return await trio.to_thread.run_sync(self._size_now, key, limiter=disk_threads)
+
+    def _size_now(self, key: str) -> int:
+        data, index_path = self.paths(key)
+        try:
+            with index_path.open("rb") as file:
+                header = Header.decode(file.read(HEADER_SIZE))
+            size = data.stat().st_size
+        except OSError:
+            return 0
+        return size if header is not None and header.size == size else 0
 
     def _open_now(self, key: str, size: int, source: str) -> BlockFile:
         data, index_path = self.paths(key)

@@ -55,6 +55,11 @@ class Inside:
     lasting: bool = True
     """Whether it is true beyond this process's life."""
 
+    @property
+    def is_unmeasured(self) -> bool:
+        """Whether the file must be decoded before it is known how long the disk is."""
+        return self.disk is None and not self.flaw
+
 
 async def _look_at_qcow2(file: Reader) -> Disk:
     head = bytes(await file.pread(0, min(qcow2_header.HEAD, file.size))) if file.size else b""

@@ -13,10 +13,12 @@ from cachetools import LRUCache
 from nebfs.blocks import MemoryStore, Store
 from nebfs.blocks.index import Verdict
 from nebfs.content import views
-from nebfs.content.disks import DISKS, Inside
+from nebfs.content.decodings import Decodings
+from nebfs.content.disks import DISKS, PLAIN, Inside
 from nebfs.content.explaining import Stack, explained
 from nebfs.content.filling import Budget, Filling
 from nebfs.content.layers.cached import Cached
+from nebfs.content.layers.decoded import Settled
 from nebfs.content.layers.fetched import Fetched
 from nebfs.content.layers.here import TRANSPORTS, Here
 from nebfs.content.layers.limited import Gate, Limited
@@ -146,6 +148,11 @@ class Library:
         self._on_changed = on_changed
         self._on_damaged = on_damaged
         self._shared: dict[str, _Shared] = {}
+        self._decodings = Decodings(
+            *(store, nursery, self.open, object_key, settings.patience),
+            on_seen=on_seen,
+            on_damaged=on_damaged,
+        )
         self._budget = None if settings.fill is None else Budget(settings.fill)
         self._opening = trio.Lock()
         self._places: LRUCache[str, _Place] = LRUCache(256)
@@ -179,21 +186,34 @@ class Library:
             return
         file = await self.open(replace(content, volatile=False), probed.revision)
         try:
-            inside = await self._look_inside(file, probed)
+            if probed.format.compression:
+                inside = await self._decodings.look(content, probed, file)
+            else:
+                inside = await self._look_inside(file, probed.format.name)
         finally:
             with trio.CancelScope(shield=True):
                 await file.aclose()
         self._on_seen(content, probed.revision, inside)
 
-    async def _look_inside(self, file: Reader, probed: Probed) -> Inside:
-        kind = probed.format.name
-        if probed.format.compression:
-            return Inside(kind, None, f"nebfs does not decompress {probed.format.compression} yet")
+    @staticmethod
+    async def _look_inside(file: Reader, kind: str) -> Inside:
         try:
             disk = await DISKS[kind].look(file)
         except (Damaged, Unsupported) as exc:
             return Inside(kind, None, str(exc))
         return Inside(disk.kind, disk.size, disk.flaw)
+
+    async def measure(self, content: Content) -> None:
+        """Have a compressed file decompressed whose length is not known before.
+
+        Raises Unready while that goes on and takes long, and what comes in its way.
+        """
+        (file, *_) = views.files(content)
+        probed = self._known(file)
+        if probed is None or probed.inside is None:
+            raise Changed("what is known of the file was forgotten")
+        if probed.inside.is_unmeasured:
+            await self._decodings.measure(replace(file, volatile=False), probed)
 
     async def _open_view(self, content: Content, revision: Revision) -> Reader:
         """Open the disk inside a file, over the files beneath it.
@@ -211,9 +231,13 @@ class Library:
                 assert probed is not None  # noqa: S101 - the whole is known by its files
                 # Tables of a file that is written to meanwhile lead to what is something else by
                 # then: a view is of one version of each file, or an error.
-                below = await self.open(replace(file, volatile=False), probed.revision)
-                opened.append(below)
+                fixed = replace(file, volatile=False)
                 inside = probed.inside if len(found) == 1 else None
+                if inside is not None and probed.format.compression:
+                    reader = await self._open_decoded(fixed, probed, inside.kind, revision)
+                    break
+                below = await self.open(fixed, probed.revision)
+                opened.append(below)
                 if inside is None and probed.disk is None:
                     reader = below  # what is at the bottom of a chain may be a raw disk
                 else:
@@ -227,6 +251,14 @@ class Library:
             raise
         assert reader is not None  # noqa: S101 - there is one file at least
         return Watched(reader, opened) if content.volatile else reader
+
+    async def _open_decoded(
+        self, file: Content, probed: Probed, kind: str, revision: Revision
+    ) -> Reader:
+        below = await self._decodings.open(file, probed, revision)
+        if kind in PLAIN:
+            return below
+        return Settled(await DISKS[kind].open(below, None, revision))
 
     async def _build(self, key: str, content: Content, revision: Revision) -> _Shared:
         """Build the stack of one object, from the bottom up."""

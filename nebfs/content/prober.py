@@ -344,7 +344,7 @@ def _alone(file: Probed) -> Probed:
     if flaw:
         what = f"{kind} image" if kind in DISKS else "file"
         raise Unsupported(f"there is no raw view of the {what}: {flaw}")
-    if disk is None and file.inside is not None:
+    if file.inside is not None and file.inside.is_unmeasured:
         raise Unready(
             "its length is known once it was decompressed: opening it does that, and takes as long"
         )

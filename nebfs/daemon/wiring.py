@@ -21,6 +21,7 @@ from nebfs.blocks import DiskStore, Documents, MemoryStore, Store
 from nebfs.catalog import Backups, Catalog, CloudSnapshot, Keeping, Openings, Surveyor
 from nebfs.config import Settings
 from nebfs.content import Library, LibrarySettings, Prober
+from nebfs.content.disks import Inside
 from nebfs.content.profiling import Shelf
 from nebfs.datastores import DatastoreDrivers, DeferringDatastore, SystemDatastore
 from nebfs.errors import Refused, Unreachable, Unsupported
@@ -29,7 +30,16 @@ from nebfs.fetcher.client import FetcherProcess, open_fetcher
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fuse import Operations, OperationsSettings
 from nebfs.marketplaces import DeferringDriver
-from nebfs.model import App, Content, Datastore, Holding, Marketplace, Part, without_credentials
+from nebfs.model import (
+    App,
+    Content,
+    Datastore,
+    Holding,
+    Marketplace,
+    Part,
+    Revision,
+    without_credentials,
+)
 from nebfs.opennebula import (
     Caller,
     FrontEnd,
@@ -193,6 +203,10 @@ def _furnish(
     def damaged(content: Content) -> None:
         tree.damaged(operations.nodes_of(content))
 
+    def seen(content: Content, revision: Revision, inside: Inside) -> None:
+        prober.learn(content, revision, inside)
+        tree.became_ready(replace(content, view="raw"))
+
     library = Library(
         fetcher,
         store,
@@ -208,7 +222,7 @@ def _furnish(
         on_damaged=damaged,
         latency=prober.latency,
         known=prober.known,
-        on_seen=prober.learn,
+        on_seen=seen,
         profiles=profiles,
     )
     operations = Operations(

@@ -251,6 +251,11 @@ class Operations(pyfuse3.Operations):
 
     async def _open(self, node: ContentFile) -> Reader:
         content, revision = node.content, node.revision
+        if node.unready and content is not None:
+            await self._library.measure(content)
+            self._tree.became_ready(content)
+            # The kernel looks its name up again, and opens what is there now.
+            raise Changed("it is ready now, and has its length")
         if node.trouble is not None or content is None or revision is None:
             reason = node.trouble.reason if node.trouble is not None else "it has no bytes"
             failure = NebfsError(reason, name=node.name)

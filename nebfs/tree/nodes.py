@@ -79,6 +79,8 @@ class ContentFile(Node):
     content: Content | None
     revision: Revision | None = None
     trouble: Trouble | None = None
+    unready: bool = False
+    """Whether opening it ends its trouble: it is made then."""
 
     kind = stat.S_IFREG
 

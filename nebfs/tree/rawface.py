@@ -4,7 +4,8 @@ Made from the entries of the published face, whatever they are just now. What is
 is shown again as it is, and so are an ISO and a squashfs, which are block images in themselves; of
 any other format the disk inside is shown, and of what is compressed the same, decompressed. Where
 the first bytes do not tell what is inside, somebody looks: that is remembered. What cannot be shown
-as a disk is listed without permissions and says why. Documents are not repeated.
+as a disk is listed without permissions and says why; so is what must be decompressed to its end for
+its length to be known, which opening it does. Documents are not repeated.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import trio
 from nebfs.content.disks import DISKS, PLAIN
 from nebfs.content.formats import claimed
 from nebfs.content.prober import Probed, Prober
-from nebfs.errors import NebfsError
+from nebfs.errors import NebfsError, Unready
 from nebfs.model import Content, Revision, Trouble
 from nebfs.tree import images
 from nebfs.tree.hostdir import HostRoot
@@ -93,11 +94,12 @@ async def fill(
             content=disk.content,
             revision=disk.revision,
             trouble=disk.trouble,
+            unready=disk.unready,
             mtime=node.mtime,
             timeout=SOON if disk.trouble is not None else FOREVER,
             attributes=node.attributes,
         )
-    directory.doubtful = any(disk.trouble is not None for disk in disks)
+    directory.doubtful = any(disk.trouble is not None and not disk.unready for disk in disks)
     return dict(sorted(entries.items()))
 
 
@@ -110,6 +112,7 @@ class _Disk:
     content: Content | None = None
     revision: Revision | None = None
     trouble: Trouble | None = None
+    unready: bool = False
 
 
 def _is_unseen(content: Content, prober: Prober) -> bool:
@@ -166,12 +169,13 @@ def _disk(
     if not answer.format.compression and answer.format.name not in DISKS:
         reason = f"nebfs does not read the disk inside a {answer.format.extension} file"
         return _Disk(stem, "raw", content, None, Trouble(errno.EOPNOTSUPP, reason))
-    inside = replace(content, view="raw")
+    inside, kind = replace(content, view="raw"), _kind(prober.known(content))
     try:
         known = prober.view(inside)
+    except Unready as exc:
+        return _Disk(stem, kind, inside, None, trouble_of(exc), unready=True)
     except NebfsError as exc:
         return _Disk(stem, "raw", inside, None, trouble_of(exc))
-    kind = _kind(prober.known(content))
     return _Disk(stem, kind, inside, known.revision)
 
 

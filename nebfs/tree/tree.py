@@ -13,7 +13,7 @@ from nebfs.catalog.compare import changed_places
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
 from nebfs.content.prober import Prober
 from nebfs.errors import Changed, Missing, NebfsError, Refused
-from nebfs.model import App
+from nebfs.model import App, Content
 from nebfs.tree import images, links, places, rawface
 from nebfs.tree.hostdir import HostDirectories, HostDirectory, HostRoot
 from nebfs.tree.inodes import ROOT, Inodes
@@ -81,6 +81,8 @@ class Tree:
         holdings that are. `look` finds out which disk is in a file.
         """
         self._look = look
+        self._unready: dict[str, set[RawDirectory]] = {}
+        """Where files are shown, by their identity, that somebody has yet to get ready."""
         self._lists = lists
         self._prober = prober
         self._settings = settings
@@ -225,6 +227,9 @@ class Tree:
                     fresh[name] = before  # with everything that was asked about it
             directory.filled_at, directory.made_of = trio.current_time(), published
             self._replace(directory, fresh)
+            for node in fresh.values():
+                if isinstance(node, ContentFile) and node.unready and node.content is not None:
+                    self._unready.setdefault(node.content.identity, set()).add(directory)
         finally:
             directory.filling = None
             filling.set()
@@ -408,6 +413,15 @@ class Tree:
             if isinstance(other, ContentFile) and other.key == wanted:
                 self.outdated(other)
                 break
+
+    def became_ready(self, content: Content) -> None:
+        """Have a file shown as what it is now that was unready, or was found not to get ready."""
+        for directory in self._unready.pop(content.identity, ()):
+            directory.made_of = None
+            for name, node in (directory.children or {}).items():
+                if isinstance(node, ContentFile) and node.unready and node.content == content:
+                    self._invalid.append(Invalid(parent=directory.ino, name=name))
+        self._flush()
 
     def damaged(self, nodes: Iterable[Node]) -> None:
         """Have the kernel drop the pages of files that are not what was published."""

@@ -1,0 +1,233 @@
+"""Decompressed objects: which disk is in a compressed file, and who has it open.
+
+A compression around one disk format is taken off, and no more: nothing that is compressed twice,
+and no archive of files. What a look has shown is told to `on_seen`, which remembers it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import structlog
+import trio
+from cachetools import LRUCache
+
+from nebfs.blocks import SLOT_SIZE, Store
+from nebfs.content.decoders import read_index
+from nebfs.content.disks import DISKS, PLAIN, Inside
+from nebfs.content.formats import HEAD, sniff
+from nebfs.content.layers.decoded import Decoded, Decoding, reading
+from nebfs.content.layers.decoded_passing import FIRST, SPARSE, Passing, Turns, too_large
+from nebfs.content.peeking import UNKNOWN, WANTED, Peeked, peek
+from nebfs.content.prober import Probed
+from nebfs.content.stack import Reader
+from nebfs.errors import Damaged, NebfsError, Unsupported
+from nebfs.model import Content, Revision
+
+log = structlog.get_logger()
+
+PASSES = 2
+"""How many objects are decompressed at once."""
+
+EXPANSION = 4
+"""How much longer than the compressed file its cache file is made, to begin with."""
+
+OPENING = 0.8
+"""The part of the mount's deadline for which an opening waits: it says how far it is then."""
+
+Seen = Callable[[Content, Revision, Inside], None]
+
+
+@dataclass(slots=True)
+class _Shared:
+    """An object that somebody has open, or that is being made."""
+
+    content: Content
+    probed: Probed
+    decoding: Decoding
+    users: int = 0
+
+
+class Decodings:
+    """Opens what is in compressed files of one library. Passes run in `nursery`."""
+
+    def __init__(
+        self,
+        store: Store,
+        nursery: trio.Nursery,
+        open_file: Callable[[Content, Revision], Awaitable[Reader]],
+        key_of: Callable[[Content, Revision], str],
+        patience: float,
+        *,
+        on_seen: Seen,
+        on_damaged: Callable[[Content], None],
+    ) -> None:
+        """`open_file` opens a file as it was published, `key_of` names it in the cache."""
+        self._store = store
+        self._nursery = nursery
+        self._open_file = open_file
+        self._key_of = key_of
+        self._patience = patience
+        self._on_seen = on_seen
+        self._on_damaged = on_damaged
+        self._turns = Turns(PASSES)
+        self._shared: dict[str, _Shared] = {}
+        self._opening = trio.Lock()
+        self._failures: LRUCache[str, NebfsError] = LRUCache(4096)
+
+    # --- looking ----------------------------------------------------------------------------
+
+    async def look(self, content: Content, probed: Probed, file: Reader) -> Inside:
+        """Find out which disk is in the compressed `file`, by its first bytes and its index.
+
+        Raises what reading the file raises.
+        """
+        kind, compression = probed.format.name, probed.format.compression
+        if content.volatile:
+            return Inside(kind, None, "others may write to the compressed file", lasting=False)
+        try:
+            head = await peek(compression, file)
+            kind = _kind(head, content)
+            size = None
+            if file.revision.ranges and file.size:
+                size = (await read_index(compression, reading(file), file.size)).size
+            if size is not None and size > SPARSE * self._store.limit:
+                return Inside(kind, None, str(too_large(self._store.limit)), size, lasting=False)
+            if kind in PLAIN:
+                return Inside(kind, size, decoded=size)
+            if not DISKS[kind].early:
+                return Inside(kind, None, decoded=size)  # it is looked at when it is decoded
+            length = len(head) if len(head) < WANTED else UNKNOWN if size is None else size
+            disk = await DISKS[kind].look(Peeked(head, length, probed.revision))
+        except (Damaged, Unsupported) as exc:
+            return Inside(kind, None, str(exc), lasting=False)
+        return Inside(disk.kind, disk.size, disk.flaw, size)
+
+    async def measure(self, content: Content, probed: Probed) -> None:
+        """Have a file decompressed to its end, as its length is not known before.
+
+        Raises Unready when that takes longer than an opening may, and goes on; Damaged, Unsupported
+        and what reading the file raises.
+        """
+        reader = await self.open(content, probed, probed.revision)
+        try:
+            shared = self._shared[self._key(content, probed)]
+            try:
+                await shared.decoding.measure(self._patience * OPENING)
+            finally:
+                await self._settle(shared)
+        finally:
+            with trio.CancelScope(shield=True):
+                await reader.aclose()
+
+    async def _settle(self, shared: _Shared) -> None:
+        """Tell what is known now of an object of which too little was known before."""
+        inside, passing = shared.probed.inside, shared.decoding.passing
+        if inside is None or not inside.is_unmeasured:
+            return
+        if passing.failure is not None:
+            inside = replace(inside, flaw=str(passing.failure), lasting=False)
+        elif passing.size is None:
+            return
+        elif inside.kind in PLAIN:
+            inside = replace(inside, disk=passing.size, decoded=passing.size)
+        else:
+            reader = Decoded(shared.decoding, shared.probed.revision, _nothing)
+            try:
+                disk = await DISKS[inside.kind].look(reader)
+            except (Damaged, Unsupported) as exc:
+                inside = replace(inside, flaw=str(exc), lasting=False)
+            else:
+                inside = Inside(disk.kind, disk.size, disk.flaw, passing.size)
+        shared.probed = replace(shared.probed, inside=inside)
+        self._on_seen(shared.content, shared.probed.revision, inside)
+
+    # --- opening ----------------------------------------------------------------------------
+
+    def _key(self, content: Content, probed: Probed) -> str:
+        whole = f"{self._key_of(content, probed.revision)}#{probed.format.compression}"
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+    async def open(self, content: Content, probed: Probed, revision: Revision) -> Decoded:
+        """Return a reader of what is in the compressed file `content`. Raises CacheFault."""
+        key = self._key(content, probed)
+        async with self._opening:
+            shared = self._shared.get(key)
+            if shared is None:
+                shared = _Shared(content, probed, await self._build(key, content, probed))
+                self._shared[key] = shared
+            shared.users += 1
+        return Decoded(shared.decoding, revision, partial(self._give_back, key, shared))
+
+    async def _build(self, key: str, content: Content, probed: Probed) -> Decoding:
+        said = probed.inside.decoded if probed.inside is not None else None
+        guess = max(-(-probed.revision.size * EXPANSION // SLOT_SIZE) * SLOT_SIZE, FIRST)
+        shown = f"{content.locator.shown} (decompressed)"
+        file = await self._store.open(key, guess if said is None else said, shown, any_size=True)
+        source = partial(self._open_file, content, probed.revision)
+        damaged = partial(self._on_damaged, replace(content, view="raw"))
+        ended = partial(self._nursery.start_soon, self._rest, key)
+        passing = Passing(
+            *(probed.format.compression, file, self._store, source, self._nursery, self._turns),
+            said=said,
+            is_read=lambda: key in self._shared and self._shared[key].users > 0,
+            on_damage=damaged,
+            on_end=ended,
+        )
+        if key in self._failures:
+            passing.failure = self._failures[key]
+        if not passing.whole:
+            # A last slot that is short would be taken for one that is as long as others.
+            wanted = said if said is not None else -(-file.size // SLOT_SIZE) * SLOT_SIZE
+            if wanted != file.size:
+                await file.resize(wanted)
+        return Decoding(
+            *(probed.format.compression, passing, self._store, source, self._nursery),
+            self._patience,
+            ended,
+        )
+
+    async def _give_back(self, key: str, shared: _Shared) -> None:
+        shared.users -= 1
+        await self._rest(key)
+
+    async def _rest(self, key: str) -> None:
+        """Close an object that nobody has open and nothing goes on with; take note how it ended."""
+        shared = self._shared.get(key)
+        if shared is None:
+            return
+        if shared.decoding.passing.failure is not None:
+            self._failures[key] = shared.decoding.passing.failure
+        if not shared.users and not shared.decoding.is_busy:
+            shared.users += 1  # it must not be closed meanwhile
+            try:
+                await self._settle(shared)
+            except NebfsError as exc:
+                log.warning("decoded.unseen", error=str(exc))
+            finally:
+                shared.users -= 1
+        async with self._opening:
+            if shared.users or shared.decoding.is_busy or self._shared.get(key) is not shared:
+                return
+            del self._shared[key]
+            with trio.CancelScope(shield=True):
+                await shared.decoding.aclose()
+
+
+def _kind(head: bytes, content: Content) -> str:
+    """Return which disk begins with `head`. Raises Unsupported when it is none."""
+    found = sniff(head[:HEAD], content.format, content.media)
+    if found.compression:
+        raise Unsupported("what is in the compressed file is compressed again")
+    if found.name == "tar" or head[257:262] == b"ustar":
+        raise Unsupported("it is an archive of files, not a disk")
+    if found.name not in PLAIN and found.name not in DISKS:
+        raise Unsupported(f"nebfs does not read the disk inside a {found.name} file")
+    return found.name
+
+
+async def _nothing() -> None:
+    """What closes a reader that has no share of its own."""

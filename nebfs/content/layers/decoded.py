@@ -1,0 +1,281 @@
+"""A compressed file, decompressed: once, in one pass, into the cache as an object of its own.
+
+What the pass has behind it is answered as any cached bytes are; whoever reads ahead of it waits for
+it. Where the format has blocks that can be decoded by themselves there is no pass: the blocks that
+are read are decoded. What leaves the cache is decoded again.
+
+How long the object is may be known only when the pass is through. Until then its cache file grows,
+and a reader is told UNKNOWN.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+
+from nebfs.blocks import Store
+from nebfs.content.decoders import read_index
+from nebfs.content.layers.decoded_blocks import Blocks
+from nebfs.content.layers.decoded_passing import Passing
+from nebfs.content.peeking import UNKNOWN
+from nebfs.content.stack import Reader, ReaderFacts
+from nebfs.errors import Damaged, NebfsError, TimedOut, Unready
+from nebfs.model import Revision
+
+log = structlog.get_logger()
+
+ROUNDS = 8
+"""How often one read starts over because what was decoded has left the cache already."""
+
+CHAINED = frozenset({"gz", "bz2"})
+"""What has no index at all."""
+
+
+class PastEnd(Damaged):
+    """The object turned out to be shorter than what was asked for."""
+
+
+class Decoding:
+    """The decompressed object, shared by whoever has it open. What runs in the background runs in
+    `nursery`.
+    """
+
+    def __init__(
+        self,
+        compression: str,
+        passing: Passing,
+        store: Store,
+        source: Callable[[], Awaitable[Reader]],
+        nursery: trio.Nursery,
+        patience: float,
+        on_end: Callable[[], None],
+    ) -> None:
+        """`source` opens the compressed file. `patience`: seconds without any progress after which
+        a read fails. `on_end` is called when something in the background has ended.
+        """
+        self.passing = passing
+        self.file = passing.file
+        self._compression = compression
+        self._store = store
+        self._source = source
+        self._nursery = nursery
+        self._patience = patience
+        self._on_end = on_end
+        self._blocks: Blocks | None = None
+        self._indexed = compression in CHAINED
+        self._indexing = trio.Lock()
+        self._ahead = False
+        if self.file.complete and not passing.whole and passing.size is not None:
+            # An earlier life has ended just before it was judged.
+            passing.start()
+
+    @property
+    def size(self) -> int | None:
+        """How long it is, as far as that is known."""
+        return self.passing.size
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something goes on in the background."""
+        return self._ahead or self.passing.under_way
+
+    async def read(self, offset: int, length: int) -> bytes | memoryview:
+        """Return exactly these bytes, waiting for them. Raises Damaged, TimedOut, what reading the
+        compressed file raises, and PastEnd.
+        """
+        file = self.file
+        first, stop = file.span(offset, length)
+        for _ in range(ROUNDS):
+            await self._await(first, stop, offset + length)
+            view = file.warm(offset, length)
+            if view is not None:
+                return view
+            data = await file.read(offset, length)
+            if data is not None:
+                return data
+        raise Damaged("the cache keeps losing these blocks", offset=offset, length=length)
+
+    async def _await(self, first: int, stop: int, end: int) -> None:
+        """Return when the slots are here. Raises PastEnd when there is no byte before `end`."""
+        file, passing = self.file, self.passing
+        while True:
+            size = passing.size
+            if size is not None and end > size:
+                raise PastEnd("this is beyond the end of the compressed image", size=size)
+            if file.has(first, stop):
+                return
+            self._check()
+            blocks = await self._find_blocks()
+            if blocks is not None:
+                await blocks.bring(first, stop)
+                self._follow(stop, blocks)
+            else:
+                passing.start()
+            if file.has(first, stop):
+                continue
+            moved, ended = passing.moved, passing.ended
+            with trio.move_on_after(self._patience) as wait:
+                await file.arrival(first, stop)
+            if wait.cancelled_caught and passing.moved == moved:
+                raise TimedOut("decompressing the image does not get on", after=self._patience)
+            if ended.is_set() and passing.error is not None and not file.has(first, stop):
+                raise copy.copy(passing.error) from passing.error
+
+    def _check(self) -> None:
+        failure = self.passing.failure
+        if failure is not None:
+            # A copy: each reader raises its own, with its own traceback.
+            raise copy.copy(failure) from failure
+
+    # --- blocks -----------------------------------------------------------------------------
+
+    async def _find_blocks(self) -> Blocks | None:
+        """Return the blocks of the compressed file, if it has several."""
+        if not self._indexed:
+            async with self._indexing:
+                if not self._indexed:
+                    self._blocks = await self._index()
+                    self._indexed = True
+        return self._blocks
+
+    async def _index(self) -> Blocks | None:
+        if self.size is None:
+            return None
+        reader = await self._source()
+        try:
+            index = await read_index(self._compression, reading(reader), reader.size)
+        finally:
+            with trio.CancelScope(shield=True):
+                await reader.aclose()
+        if not index.blocks or len(index.blocks) < 2 or index.size != self.size:
+            return None
+        return Blocks(self._compression, index.blocks, self._source, self.file, self._store)
+
+    def _follow(self, stop: int, blocks: Blocks) -> None:
+        """Decode the next block before somebody waits for it who reads one after the other."""
+        if self._ahead:
+            return
+        begin, end = blocks.after(stop - 1)
+        first = blocks.first_of(stop - 1)
+        follows = not first or self.file.has(first - 1, first)
+        if self.file.complete or (follows and begin < end):
+            self._ahead = True
+            self._nursery.start_soon(self._bring_ahead, blocks, begin, end)
+
+    async def _bring_ahead(self, blocks: Blocks, first: int, stop: int) -> None:
+        try:
+            if first < stop:
+                await blocks.bring(first, stop)
+            if self.file.complete:
+                await self.passing.judge()  # each block was checked by itself
+        except NebfsError as exc:
+            log.debug("decoded.ahead_failed", error=str(exc))  # whoever needs it is told
+        finally:
+            self._ahead = False
+            self._on_end()
+
+    # --- as a whole -------------------------------------------------------------------------
+
+    async def measure(self, patience: float) -> int:
+        """Have all of it decoded, waiting for that for so many seconds; return how long it is.
+
+        Raises Unready when they are over: the pass goes on. Raises what it ends with.
+        """
+        passing = self.passing
+        if passing.size is None:
+            self._check()
+            passing.wanted_whole = True
+            passing.start()
+            ended = passing.ended
+            with trio.move_on_after(patience):
+                await ended.wait()
+            if ended.is_set():
+                self._check()
+                if passing.error is not None:
+                    raise copy.copy(passing.error) from passing.error
+        if passing.size is None:
+            done = math.floor(passing.progress * 100)
+            raise Unready(
+                f"it is being decompressed to find its length, {done} % is done: try again later"
+            )
+        return passing.size
+
+    async def aclose(self) -> None:
+        """Give the cache file back."""
+        if self._blocks is not None:
+            await self._blocks.aclose()
+        await self._store.release(self.file)
+
+
+def reading(reader: Reader) -> Callable[[int, int], Awaitable[bytes]]:
+    """Return what reads ranges of a file for ``read_index``."""
+
+    async def read(offset: int, length: int) -> bytes:
+        return bytes(await reader.pread(offset, length)) if length else b""
+
+    return read
+
+
+class Decoded:
+    """One open file of a decompressed object. Its `size` is UNKNOWN until that is known."""
+
+    def __init__(
+        self,
+        decoding: Decoding,
+        revision: Revision,
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._decoding = decoding
+        self._close = close
+        self.revision = revision
+        self.warm = decoding.file.warm
+
+    @property
+    def size(self) -> int:
+        """The length, or UNKNOWN."""
+        size = self._decoding.size
+        return UNKNOWN if size is None else size
+
+    async def pread(self, offset: int, length: int) -> bytes | memoryview:
+        """Return exactly these bytes. See Decoding.read."""
+        return await self._decoding.read(offset, length)
+
+    def facts(self) -> ReaderFacts:
+        """Say how much is decoded."""
+        file, failure = self._decoding.file, self._decoding.passing.failure
+        return ReaderFacts(
+            size=self.size,
+            cached=file.cached_bytes,
+            verified="",
+            last_error="" if failure is None else str(failure),
+            corrupt_blocks=file.corrupt,
+        )
+
+    async def aclose(self) -> None:
+        """Give one use of the object back."""
+        await self._close()
+
+
+class Settled:
+    """A disk in a file whose end may not be known yet. When that turns out to be nearer than what
+    was looked for, it is looked up again: only then it can be told what lies beyond.
+    """
+
+    def __init__(self, disk: Reader) -> None:
+        self._disk = disk
+        self.size = disk.size
+        self.revision = disk.revision
+        self.warm = disk.warm
+        self.facts = disk.facts
+        self.aclose = disk.aclose
+
+    async def pread(self, offset: int, length: int) -> bytes | memoryview:
+        """Return exactly these bytes."""
+        try:
+            return await self._disk.pread(offset, length)
+        except PastEnd:
+            return await self._disk.pread(offset, length)

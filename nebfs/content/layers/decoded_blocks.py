@@ -1,0 +1,172 @@
+"""Decoding single blocks of a compressed file, where its format has some: multi-block xz, zstd with
+a seek table.
+
+Each block is fetched and decoded for all who wait for it, once, and its slots are put into the
+decoded object. A block has at most 64 MiB, packed and unpacked, or there are none: see decoders.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+from cachetools import LRUCache
+
+from nebfs.blocks import SLOT_SIZE, BlockFile, Store
+from nebfs.blocks.blockfile import SLOT_SHIFT
+from nebfs.content.decoders import Block, decode_block
+from nebfs.content.layers.decoded_pass import decode_threads
+from nebfs.content.stack import Reader
+from nebfs.errors import CacheFault
+from nebfs.model import Filled
+from nebfs.units import MIB
+
+_FETCHED: int = 4 * MIB
+"""Bytes of a block that are asked for at once."""
+
+_TAILS: int = 64
+"""Of how many blocks the last bytes are kept, up to a slot each, which begin a slot that goes on in
+the next block: a sequential reader needs each block once."""
+
+
+class Blocks:
+    """Brings slots of `file` out of `blocks` of the compressed `source`."""
+
+    def __init__(
+        self,
+        compression: str,
+        blocks: Sequence[Block],
+        source: Callable[[], Awaitable[Reader]],
+        file: BlockFile,
+        store: Store,
+    ) -> None:
+        """`source` opens the compressed file: once, when it is needed."""
+        self._compression = compression
+        self._blocks = blocks
+        self._starts = [block.start for block in blocks]
+        self._open = source
+        self._reader: Reader | None = None
+        self._opening = trio.Lock()
+        self._tails: LRUCache[int, bytes] = LRUCache(_TAILS)
+        self._file = file
+        self._store = store
+
+    async def bring(self, first: int, stop: int) -> None:
+        """Decode what slots `first` to `stop` are made of, as far as they are missing.
+
+        Raises Damaged, CacheFault, and what reading the compressed file raises.
+        """
+        file = self._file
+        slot = first
+        while slot < stop:
+            if not file.claimable(slot):
+                slot += 1
+                continue
+            end = slot + 1
+            while end < stop and file.claimable(end):
+                end += 1
+            await self._bring(slot, end)
+            slot = end
+
+    async def _bring(self, first: int, stop: int) -> None:
+        """Decode the blocks of these slots, and put all slots that are whole in them."""
+        low = self.at(first << SLOT_SHIFT)
+        high = self.at(min(stop << SLOT_SHIFT, self._file.size) - 1)
+        if low < high and low in self._tails and self._tail_start(low) <= first << SLOT_SHIFT:
+            low += 1
+        await self._decode(low, high)
+
+    async def _decode(self, low: int, high: int) -> None:
+        file, blocks = self._file, self._blocks[low : high + 1]
+        made = bytearray(self._tails.get(low - 1, b""))
+        start, end = blocks[0].start - len(made), _end(blocks[-1])
+        first = -(-start >> SLOT_SHIFT)
+        stop = file.slots if end == file.size else end >> SLOT_SHIFT
+        claimed = [slot for slot in range(first, stop) if file.claimable(slot)]
+        if not claimed:
+            return
+        for slot in claimed:
+            file.claimed[slot] = 1
+        filled: list[Filled] = []
+        amount = len(claimed) << SLOT_SHIFT
+        try:
+            reader = await self._source()
+            await self._store.reserve(amount)
+            try:
+                for block in blocks:
+                    packed = await _fetch(reader, block)
+                    made += await trio.to_thread.run_sync(
+                        decode_block, self._compression, packed, block, limiter=decode_threads
+                    )
+                filled = await trio.to_thread.run_sync(
+                    self._record, made, start, claimed, limiter=decode_threads
+                )
+            finally:
+                self._store.settle(amount)
+        finally:
+            for slot in claimed:
+                file.claimed[slot] = 0
+            if filled:
+                file.put(filled)
+            file.tell()
+        tail = end % SLOT_SIZE
+        if tail <= len(made):
+            self._tails[high] = bytes(made[len(made) - tail :])
+
+    def _tail_start(self, block: int) -> int:
+        return _end(self._blocks[block]) - len(self._tails[block])
+
+    def at(self, offset: int) -> int:
+        """Return the number of the block in which `offset` is."""
+        return bisect_right(self._starts, offset) - 1
+
+    def first_of(self, slot: int) -> int:
+        """Return the first slot of the block in which `slot` ends."""
+        end = min((slot + 1) << SLOT_SHIFT, self._file.size)
+        return self._blocks[self.at(end - 1)].start >> SLOT_SHIFT
+
+    def after(self, slot: int) -> tuple[int, int]:
+        """Return the slots, first and one past the last, of the block that follows that of `slot`;
+        none at the end.
+        """
+        number = self.at(min((slot + 1) << SLOT_SHIFT, self._file.size) - 1) + 1
+        if number >= len(self._blocks):
+            return 0, 0
+        block = self._blocks[number]
+        stop = self._file.slots if number + 1 == len(self._blocks) else _end(block) >> SLOT_SHIFT
+        return block.start >> SLOT_SHIFT, stop
+
+    def _record(self, made: bytearray, start: int, slots: Sequence[int]) -> list[Filled]:
+        view, found = memoryview(made), []
+        try:
+            for slot in slots:
+                at = (slot << SLOT_SHIFT) - start
+                found.append(self._file.record(slot, view[at : at + self._file.length(slot)]))
+        except OSError as exc:
+            raise CacheFault(f"the cache disk refused a write: {exc.strerror}") from exc
+        return found
+
+    async def _source(self) -> Reader:
+        async with self._opening:
+            if self._reader is None:
+                self._reader = await self._open()
+            return self._reader
+
+    async def aclose(self) -> None:
+        """Close the compressed file."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.aclose()
+
+
+async def _fetch(reader: Reader, block: Block) -> memoryview:
+    packed = bytearray()
+    while len(packed) < block.length:
+        at = block.host + len(packed)
+        packed += await reader.pread(at, min(_FETCHED, block.length - len(packed)))
+    return memoryview(packed)
+
+
+def _end(block: Block) -> int:
+    return block.start + block.size

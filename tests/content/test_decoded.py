@@ -1,0 +1,414 @@
+"""Compressed images, decompressed into the cache: compared with what the formats' tools packed."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from dataclasses import replace
+
+import pytest
+import trio
+
+from nebfs.blocks import SLOT_SIZE, DiskStore, MemoryStore
+from nebfs.content import Library, LibrarySettings, Prober
+from nebfs.errors import Damaged, NebfsError, Unreachable, Unready, Unsupported
+from nebfs.model import Content, Locator
+from tests.content.decoding import noise, pack, text
+
+MIB = 1 << 20
+
+PACKED = {
+    "gz": ("gzip", "-c"),
+    "bz2": ("bzip2", "-c"),
+    "xz": ("xz", "-c", "-1"),
+    "zst": ("zstd", "-q", "-c"),
+    "blocks.xz": ("xz", "-c", "-1", "-T2", "--block-size=1000000"),
+}
+
+
+def disk(length=6 * MIB + 777):
+    """The bytes of a disk: some of them compress, some do not, some are zeros."""
+    third = length // 3
+    return text(third) + bytes(third) + noise(length - 2 * third)
+
+
+@pytest.fixture(scope="module")
+def original():
+    return disk()
+
+
+@pytest.fixture(scope="module")
+def packed(original):
+    return {name: pack(original, *command) for name, command in PACKED.items()}
+
+
+class Kept(dict):
+    """Documents."""
+
+    async def load(self, name):
+        return self.get(name)
+
+    async def save(self, name, data):
+        self[name] = data
+
+
+class World:
+    """A place with one compressed file, and one mount's life over a cache."""
+
+    def __init__(self, place, store, documents, nursery, **settings):
+        self.place = place
+        self.store = store
+        self.damaged = []
+        self.seen = []
+        self.prober = Prober(place, documents, now=trio.current_time)
+        self.library = Library(
+            *(place, store, MemoryStore(16 * MIB), nursery),
+            LibrarySettings(**settings),
+            on_changed=self.prober.forget,
+            on_damaged=self.damaged.append,
+            known=self.prober.known,
+            on_seen=self._learn,
+        )
+        self.file = Content(Locator("http", "http://h/image"), format="raw")
+        self.view = replace(self.file, view="raw")
+
+    def _learn(self, content, revision, inside):
+        self.seen.append(inside)
+        self.prober.learn(content, revision, inside)
+
+    async def look(self):
+        await self.prober.ask(self.file)
+        await self.library.look(self.file)
+        return self.prober.known(self.file).inside
+
+    async def open(self):
+        """Open the disk, as the mount does: whoever must decompress all of it before does that."""
+        inside = await self.look()
+        if inside.is_unmeasured:
+            await self.library.measure(self.file)
+        return await self.library.open(self.view, self.prober.view(self.view).revision)
+
+
+async def read(reader, offset, length):
+    view = reader.warm(offset, length)
+    return bytes(view if view is not None else await reader.pread(offset, length))
+
+
+async def read_all(reader, step=MIB):
+    parts = []
+    for at in range(0, reader.size, step):
+        parts.append(await read(reader, at, min(step, reader.size - at)))
+    return b"".join(parts)
+
+
+@pytest.fixture
+def documents():
+    return Kept()
+
+
+@pytest.fixture
+def make(place, store, documents, nursery):
+    def make(data=None, **settings):
+        if data is not None:
+            place.data = data
+        return World(place, store, documents, nursery, **settings)
+
+    return make
+
+
+def qcow2(tmp_path, data):
+    (tmp_path / "flat").write_bytes(data)
+    words = ["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2"]
+    subprocess.run([*words, tmp_path / "flat", tmp_path / "disk"], check=True)
+    return (tmp_path / "disk").read_bytes()
+
+
+# --- right bytes ---
+
+
+@pytest.mark.parametrize("name", PACKED)
+async def test_a_disk_is_what_was_packed_from_any_offset(make, packed, original, name):
+    world = make(packed[name])
+    reader = await world.open()
+    assert reader.size == len(original)
+    chance = random.Random(5)
+    for _ in range(60):
+        offset = chance.randrange(len(original))
+        length = min(chance.choice((1, 512, 4096, 128 << 10, MIB)), len(original) - offset)
+        assert await read(reader, offset, length) == original[offset : offset + length]
+    assert await read_all(reader) == original
+    await reader.aclose()
+
+
+@pytest.mark.parametrize("name", PACKED)
+async def test_a_second_life_finds_it_whole_and_fetches_nothing(
+    make, packed, original, name, documents
+):
+    world = make(packed[name])
+    reader = await world.open()
+    assert await read_all(reader) == original
+    await reader.aclose()
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    await world.prober.save()
+    fetched = world.place.fetched
+    again = make()
+    await again.prober.load()
+    reader = await again.library.open(again.view, again.prober.view(again.view).revision)
+    assert await read_all(reader) == original
+    assert world.place.fetched == fetched
+
+
+async def test_zstd_from_a_pipe_and_in_several_frames_is_read_to_its_end(make, original):
+    frames = [original[at : at + 2 * MIB] for at in range(0, len(original), 2 * MIB)]
+    world = make(b"".join(pack(frame, "zstd", "-q", "-c") for frame in frames))
+    reader = await world.open()
+    assert await read_all(reader) == original
+
+
+async def test_members_of_gzip_follow_one_another(make, original):
+    parts = (b"", original[: 3 * MIB], b"", original[3 * MIB :])
+    world = make(b"".join(pack(part, "gzip", "-c") for part in parts))
+    reader = await world.open()
+    assert await read_all(reader) == original
+
+
+async def test_a_disk_of_zeros_takes_no_space(make):
+    world = make(pack(bytes(200 * MIB), "gzip", "-c"))
+    before = world.store.used
+    reader = await world.open()
+    assert reader.size == 200 * MIB
+    assert await read(reader, 150 * MIB + 5, 4096) == bytes(4096)
+    assert world.store.used - before < 2 * MIB
+
+
+# --- the length ---
+
+
+@pytest.mark.parametrize("name", ["xz", "blocks.xz"])
+async def test_xz_tells_its_length_before_it_is_decompressed(make, packed, original, name):
+    world = make(packed[name])
+    inside = await world.look()
+    assert (inside.disk, inside.decoded) == (len(original), len(original))
+    assert world.prober.view(world.view).revision.size == len(original)
+
+
+@pytest.mark.parametrize("name", ["gz", "bz2", "zst"])
+async def test_a_length_that_nothing_tells_is_known_after_the_pass(make, packed, original, name):
+    world = make(packed[name])
+    assert (await world.look()).is_unmeasured
+    with pytest.raises(Unready):
+        world.prober.view(world.view)
+    await world.library.measure(world.file)
+    assert world.prober.view(world.view).revision.size == len(original)
+
+
+async def test_opening_waits_for_a_while_says_how_far_it_is_and_goes_on(
+    make, packed, original, patient_clock
+):
+    world = make(packed["gz"], read_ahead=0)
+    await world.look()
+    world.place.per_slot = 20.0
+    with pytest.raises(Unready, match=r"\d+ % is done"):
+        await world.library.measure(world.file)
+    await trio.sleep(1000)
+    # Nobody waits for it, and it is through: what is known is told.
+    assert world.prober.view(world.view).revision.size == len(original)
+    assert world.library._decodings._shared == {}
+
+
+# --- qcow2 within ---
+
+
+@pytest.mark.parametrize(
+    "command", [("gzip", "-c"), ("bzip2", "-c"), ("xz", "-c"), ("zstd", "-qc")]
+)
+async def test_a_qcow2_image_in_it_tells_the_length_of_the_disk(make, original, tmp_path, command):
+    world = make(pack(qcow2(tmp_path, original), *command))
+    size = -(-len(original) // 512) * 512
+    inside = await world.look()
+    assert (inside.kind, inside.disk) == ("qcow2", size)
+    reader = await world.open()
+    assert await read_all(reader) == original.ljust(size, b"\0")
+    await reader.aclose()
+
+
+async def test_a_header_is_read_without_decompressing_the_rest(make, tmp_path, patient_clock):
+    world = make(pack(qcow2(tmp_path, noise(20 * MIB)), "gzip", "-c"), read_ahead=0)
+    world.place.latency = 1.0
+    await world.look()
+    reader = await world.library.open(world.view, world.prober.view(world.view).revision)
+    await reader.aclose()
+    await trio.sleep(100)
+    assert world.place.fetched < 8 * MIB
+    assert world.library._decodings._shared == {}
+
+
+# --- while the pass is under way ---
+
+
+async def test_what_the_pass_has_behind_it_is_answered_and_what_is_ahead_waits(
+    make, packed, original, patient_clock
+):
+    world = make(packed["xz"], read_ahead=0)
+    await world.look()
+    world.place.per_slot = 1.0
+    reader = await world.open()
+    assert await read(reader, 0, 4096) == original[:4096]
+    late = []
+
+    async def ahead(offset):
+        late.append(await read(reader, offset, 4096) == original[offset : offset + 4096])
+
+    async with trio.open_nursery() as readers:
+        for offset in (len(original) - 4096, len(original) - 200_000):
+            readers.start_soon(ahead, offset)
+        await trio.sleep(0.5)
+        assert await read(reader, 100, 5000) == original[100:5100]
+        assert not late
+    assert late == [True] * 2
+    assert trio.current_time() > 5
+    assert await read_all(reader) == original
+
+
+async def test_many_readers_make_one_pass(make, packed, original):
+    world = make(packed["gz"])
+    await world.look()
+    await world.library.measure(world.file)
+    revision = world.prober.view(world.view).revision
+    readers = [await world.library.open(world.view, revision) for _ in range(8)]
+    async with trio.open_nursery() as nursery:
+        for number, reader in enumerate(readers):
+            nursery.start_soon(read, reader, number * 700_000, 4096)
+    assert world.place.fetched <= len(packed["gz"]) + 4 * MIB
+
+
+async def test_a_block_is_decompressed_by_itself_where_the_format_can(make):
+    whole = noise(20 * MIB)
+    world = make(pack(whole, *PACKED["blocks.xz"]), read_ahead=0)
+    reader = await world.open()
+    assert await read(reader, 15 * MIB + 17, 70_000) == whole[15 * MIB + 17 :][:70_000]
+    await reader.aclose()
+    assert world.place.fetched < 12 * MIB
+
+
+async def test_a_pass_that_was_broken_off_is_made_again_and_keeps_what_it_has(
+    make, packed, original, monkeypatch
+):
+    world = make(packed["gz"], patience=0.2, read_ahead=0)
+    inside = await world.look()
+    world.place.script[:] = [2] + [Unreachable("down")] * 50
+    with pytest.raises(NebfsError):
+        await world.library.measure(world.file)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    world.place.script.clear()
+    again = make()
+    reader = await again.open()
+    assert inside.is_unmeasured
+    assert await read_all(reader) == original
+
+
+async def test_what_has_left_the_cache_is_decompressed_again(make, packed, original):
+    world = make(packed["gz"])
+    reader = await world.open()
+    assert await read_all(reader) == original
+    file = next(iter(world.library._decodings._shared.values())).decoding.file
+    await file.drop(3, 20)
+    assert await read(reader, 4 * SLOT_SIZE, 4096) == original[4 * SLOT_SIZE :][:4096]
+    assert await read_all(reader) == original
+
+
+async def test_an_object_that_does_not_fit_the_cache_is_an_error_that_says_so(
+    place, tmp_path, documents, nursery
+):
+    store = DiskStore.prepare(tmp_path / "small", 8 * MIB, 0)
+    await store.measure()
+    place.data = pack(text(10 * MIB), "gzip", "-c")
+    world = World(place, store, documents, nursery)
+    with pytest.raises(Unsupported, match="cache_size"):
+        await world.open()
+    with pytest.raises(Unsupported, match="cache_size"):
+        world.prober.view(world.view)
+    store.unlock()
+
+
+# --- what is wrong ---
+
+
+@pytest.mark.parametrize("name", ["gz", "bz2", "zst"])
+async def test_what_is_cut_off_has_no_length(make, packed, name):
+    world = make(packed[name][:-100_000])
+    with pytest.raises(Damaged):
+        await world.open()
+    with pytest.raises(Unsupported, match="cut off"):
+        world.prober.view(world.view)
+
+
+async def test_a_qcow2_image_that_is_cut_off_is_right_up_to_there(make, tmp_path):
+    data = noise(16 * MIB)
+    world = make(pack(qcow2(tmp_path, data), "gzip", "-c")[: -8 * MIB])
+    reader = await world.open()
+    assert await read(reader, MIB, 4096) == data[MIB:][:4096]
+    for _ in range(2):
+        with pytest.raises(Damaged, match="cut off"):
+            await read(reader, 15 * MIB, 4096)
+    fetched = world.place.fetched
+    with pytest.raises(Damaged, match="cut off"):
+        await read(reader, 14 * MIB, 4096)
+    assert world.place.fetched == fetched
+    assert await read(reader, MIB, 4096) == data[MIB:][:4096]
+
+
+@pytest.mark.parametrize("name", ["gz", "bz2", "xz", "zst"])
+async def test_a_flipped_bit_is_never_served_once_it_was_found(make, packed, original, name):
+    command = ("zstd", "-q", "-c", "--check") if name == "zst" else PACKED[name]
+    data = bytearray(pack(original, *command))
+    data[len(data) * 3 // 4] ^= 4
+    world = make(bytes(data))
+    with pytest.raises((Damaged, Unsupported)):
+        await read_all(await world.open())
+    assert world.damaged
+    assert all(inside.flaw for inside in world.seen[1:])
+
+
+async def test_an_index_that_lies_is_found_out(make, original):
+    first, second = pack(original[:MIB], "xz", "-c"), pack(original[: 2 * MIB], "xz", "-c")
+    # The header and the block of one with the index and footer of another, as long as it is.
+    lie = bytearray(first)
+    lie[-12:] = second[-12:]
+    world = make(bytes(lie))
+    with pytest.raises((Damaged, Unsupported)):
+        await read_all(await world.open())
+
+
+@pytest.mark.parametrize("kind", ["tar", "twice", "claimed"])
+async def test_what_is_no_disk_says_so(make, tmp_path, kind):
+    (tmp_path / "file").write_bytes(os.urandom(5000))
+    data = subprocess.run(
+        ["tar", "-C", tmp_path, "-c", "file"], capture_output=True, check=True
+    ).stdout
+    if kind == "twice":
+        data = pack(data, "gzip", "-c")
+    world = make(pack(data, "xz", "-c"))
+    if kind == "claimed":
+        world.file = replace(world.file, format="tar")
+        world.place.data = pack(b"no signature", "xz", "-c")
+    inside = await world.look()
+    assert inside.flaw == (
+        "what is in the compressed file is compressed again"
+        if kind == "twice"
+        else "it is an archive of files, not a disk"
+    )
+
+
+async def test_what_is_not_compressed_behind_its_signature_says_so(make):
+    world = make(b"\x1f\x8b" + bytes(5000))
+    assert (await world.look()).flaw
+
+
+async def test_a_change_of_the_file_meanwhile_is_an_error(make, packed, original):
+    world = make(packed["xz"], read_ahead=0)
+    reader = await world.open()
+    world.place.etag = '"2"'
+    with pytest.raises(NebfsError):
+        await read_all(reader)
