@@ -6,6 +6,7 @@ each with each (scripts/hypervisors).
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import pytest
@@ -67,6 +68,13 @@ def test_every_format(kind, face, world, guest, boots, seen):
     """As published, QEMU's own driver of the format reads it; the raw face is nebfs's."""
     assert boots(world.disk("http", kind, face).drive(MODE))["disk"] == guest.proof
     seen("formats", kind, face)
+
+
+def test_a_cd_image_is_a_second_drive(world, guest, boots, seen):
+    disk, cd = world.disk("fs", "raw", AS_PUBLISHED), world.mount.image("boot.iso")
+    said = boots(disk.drive(MODE), f"file={cd},format=raw,{MODE}")
+    assert said["second"] == hashlib.sha256(cd.read_bytes()).hexdigest()
+    seen("uses", "QEMU, a CD image as a second drive", "iso", version(QEMU, "--version"))
 
 
 def test_aio_native_wants_a_cache_that_is_off(world, tool):
