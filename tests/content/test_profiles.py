@@ -306,6 +306,39 @@ async def test_what_somebody_waits_for_overtakes_it(
     await reader.aclose()
 
 
+async def test_what_the_profile_does_not_know_is_read_as_ever(
+    machine, elsewhere, place, nursery, patient_clock
+):
+    await record(machine, nursery, place, [slot for slot in boot() if slot > 256])
+    place.latency = 1.0
+    library = elsewhere.library(nursery)
+    reader = await opened(library, place)
+    await trio.sleep(3.5)  # how far the place is has been found out
+    place.log.clear()
+    await boots(reader, place, [100])
+    await settled(place)
+    assert {99, 100, 101} <= set(slots_asked(place))  # what is around it, as of any place far away
+    await reader.aclose()
+
+
+async def test_a_bug_costs_a_boot_its_speed_and_nothing_else(
+    machine, place, nursery, patient_clock, monkeypatch
+):
+    slots = boot()
+    await record(machine, nursery, place, slots)
+
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("nebfs.content.profiling.boots.merged", broken)
+    monkeypatch.setattr("nebfs.content.profiling.boots.Follower", broken)
+    library = machine.library(nursery)
+    reader = await opened(library, place)
+    await boots(reader, place, slots)
+    await reader.aclose()
+    assert library.open_objects == 0
+
+
 async def test_a_place_that_fails_is_left_alone(machine, elsewhere, place, nursery, patient_clock):
     await record(machine, nursery, place, boot())
     place.script = [Unreachable("it is down")] * 100

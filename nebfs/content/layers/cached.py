@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from collections.abc import Container
 
 import structlog
 import trio
@@ -68,13 +69,19 @@ class Cached:
         """How many were given."""
         self.failures = 0
         """How many of them have failed."""
-        self.guided = False
-        """Whether what is wanted next is known, and on its way: nothing is guessed meanwhile."""
+        self.guided: Container[int] = ()
+        """Slots of which it is known what is wanted after them, and on its way: nothing is guessed
+        there."""
 
     @property
     def revision(self) -> Revision:
         """The revision that the source brings."""
         return self._source.revision
+
+    @property
+    def pace(self) -> Pace:
+        """How fast its place is."""
+        return self._pace
 
     async def pread(self, offset: int, length: int) -> bytes | memoryview:
         """Return the bytes, bringing what is missing. Raises what the source raises."""
@@ -150,7 +157,7 @@ class Cached:
         if wanted is not None and (wanted[1] > EARLY or stop > slot + 1):
             wanted = None
         order = self._start(Order(file, slot, stop, priority=Priority.DEMAND, wanted=wanted))
-        around = 0 if self.guided else self._pace.around >> SLOT_SHIFT
+        around = 0 if slot in self.guided else self._pace.around >> SLOT_SHIFT
         if around > stop - slot:
             # Neighbours on both sides, as boots read them: all of the aligned block.
             start = slot - slot % around
@@ -164,7 +171,7 @@ class Cached:
         `stream`: somebody is on the way to them.
         """
         file = self.file
-        if not self.revision.ranges or (self.guided and not stream):
+        if not self.revision.ranges or (not stream and max(first - 1, 0) in self.guided):
             return
         step = self._pace.order >> SLOT_SHIFT if stream else ORDER_SLOTS
         slot = first
@@ -182,13 +189,21 @@ class Cached:
         """Whether the cache has room for bytes that nobody has asked for."""
         return self._store.has_spare(amount)
 
-    async def fill(self, first: int, stop: int, *, priority: Priority = Priority.FILL) -> None:
-        """Bring slots that nobody has asked for. Raises NebfsError.
+    async def fill(
+        self,
+        first: int,
+        stop: int,
+        *,
+        priority: Priority = Priority.FILL,
+        stream: bool = False,
+    ) -> None:
+        """Bring slots that nobody waits for; `stream`: they are one of a row. Raises NebfsError.
 
         The order is not among those that readers look at: they find its slots claimed, and wait for
         them, or order them themselves should it fail.
         """
         order = Order(self.file, first, stop, priority=priority)
+        order.stream = stream
         await self._run(order)
         if order.error is not None:
             raise order.error

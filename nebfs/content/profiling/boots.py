@@ -102,9 +102,12 @@ class Boots:
     async def _follow(self) -> None:
         if self._cached.file.complete or self._damaged():
             return
-        profile = await self._shelf.load(self._key)
-        if profile is not None:
-            await Follower(self._cached, profile, self._pace, self._turns).run()
+        try:
+            profile = await self._shelf.load(self._key)
+            if profile is not None:
+                await Follower(self._cached, profile, self._pace, self._turns).run()
+        except Exception:  # a bug here must cost a boot its speed, not the mount
+            log.exception("profile.bug")
 
     async def _keep(self, recorder: Recorder) -> None:
         """Keep a recording if it is of a boot; nothing is lost when the image is closed meanwhile,
@@ -113,7 +116,10 @@ class Boots:
         if recorder.is_boot(self._cached.file.slots):
             deadline = trio.current_time() + PATIENCE
             with trio.CancelScope(shield=True, deadline=deadline):
-                await self._merge(list(recorder.order))
+                try:
+                    await self._merge(list(recorder.order))
+                except Exception:  # a bug here must cost a profile, not the mount
+                    log.exception("profile.bug")
 
     async def _merge(self, read: list[int]) -> None:
         """Make a profile of what was read, or merge it into the one that is there."""

@@ -54,15 +54,14 @@ class Follower:
 
     async def run(self) -> None:
         """Bring it all; return early when the place fails, or the layout is another one."""
-        self._cached.guided = True
+        left: Sequence[int] = self._slots
+        if self._comparison is not None:
+            left = await self._try(self._comparison)
+        self._cached.guided = frozenset(left)
         try:
-            left: Sequence[int] = self._slots
-            if self._comparison is not None:
-                left = await self._try(self._comparison)
-            if left:
-                await self._bring_all(left)
+            await self._bring_all(left)
         finally:
-            self._cached.guided = False
+            self._cached.guided = ()
 
     async def _try(self, comparison: Comparison) -> Sequence[int]:
         """Bring the first slots that can be compared; return the rest if they are the same."""
