@@ -4,10 +4,12 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from scripts.benchmarks import chart, table
+from nebfs.units import MIB
+from scripts.benchmarks import chart, disks, table
 from scripts.benchmarks.bars import BARS, best_rclone, judge
+from scripts.benchmarks.cases.inside import OurReader
 from scripts.benchmarks.cases.latency import TRACES, touched, trace_path
-from scripts.benchmarks.images import make_images
+from scripts.benchmarks.images import Image, make_images
 from scripts.benchmarks.peers.everyone import everyone
 from scripts.benchmarks.processes import Failed, Mismatch, cpu_seconds, family, memory, run
 from scripts.benchmarks.report import Report
@@ -201,3 +203,32 @@ def test_the_address_on_the_link_is_the_one_that_it_is_given():
 def test_peers_have_names_of_their_own():
     names = [peer.name for peer in everyone()]
     assert len(set(names)) == len(names)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory):
+    path = tmp_path_factory.mktemp("disk") / "disk.raw"
+    disks.make_disk(path, 24 * MIB)
+    return path
+
+
+@pytest.mark.parametrize("layout", disks.LAYOUTS)
+def test_every_layout_has_the_same_disk_inside(disk, tmp_path, layout):
+    path = tmp_path / "disk.qcow2"
+    disks.make_qcow2(disk, layout, path)
+    run("qemu-img", "check", path)
+    run("qemu-img", "compare", disk, path)
+    size = disk.stat().st_size
+    assert OurReader().seconds(Image(1, path, size, ""), disk) > 0
+    if layout == "fragmented":
+        extents = run("qemu-img", "map", path).splitlines()[1:]
+        assert len(extents) > size / disks.CLUSTER / 2
+
+
+def test_wrong_bytes_of_a_reader_are_noticed(disk, tmp_path):
+    other, path = tmp_path / "other", tmp_path / "disk.qcow2"
+    data = disk.read_bytes()
+    other.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    disks.make_qcow2(disk, "zlib", path)
+    with pytest.raises(Mismatch):
+        OurReader().seconds(Image(1, path, disk.stat().st_size, ""), other)

@@ -118,6 +118,18 @@ def _bars() -> list[Bar]:
             Bar(f"{name}, link, to the best rclone", 0.8, False, _to_rclone(case, most=False)),
             Bar(f"{name}, link, fetched to touched", 3, False, _figure(case, "fetched / touched")),
         ]
+    for layout, limit in (("plain", 3.0), ("zlib", 2.0), ("zstd", 1.3)):
+        text = f"disk inside a qcow2 ({layout}), warm, to qemu-storage-daemon"
+        bars.append(Bar(text, limit, True, _to(f"raw-{layout}", "qemu-storage-daemon")))
+    for layout, limit in (("fragmented", 0.8), ("zlib", 1.0), ("zstd", 1.0)):
+        text = f"reader of qcow2 ({layout}), to qemu-img"
+        bars.append(Bar(text, limit, True, _to(f"qcow2-{layout}", "qemu-img")))
+    for kind, limit in (
+        *(("gzip", 3.0), ("bzip2", 1.2), ("xz", 1.0)),
+        *(("xz-blocks", 1.6), ("zstd", 0.9)),
+    ):
+        text = f"pass over a compressed image ({kind}), to its own tool"
+        bars.append(Bar(text, limit, True, _to(f"decode-{kind}", "its own tool")))
     return [
         *bars,
         Bar(

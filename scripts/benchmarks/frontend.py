@@ -57,7 +57,7 @@ def cloud(apps: list[tuple[int, str, str]], store: str, entries: int) -> Cloud:
                 source=url,
                 md5=md5,
                 size_mb=1,
-                format="raw",
+                format="qcow2" if url.endswith(".qcow2") else "raw",
                 template=attributes(TYPE="IMAGE"),
             )
         )

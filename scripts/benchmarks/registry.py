@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scripts.benchmarks.cases import cold, fill, latency, listing, memory, warm
+from scripts.benchmarks.cases import cold, decode, fill, inside, latency, listing, memory, warm
 from scripts.benchmarks.rounds import Bench, Result
 
 
@@ -30,6 +30,9 @@ CASES = (
     Case("warm", "a whole image again, page cache dropped", _one(warm.warm)),
     Case("random-warm", "random 4 KiB of it, page cache dropped", _one(warm.random_warm)),
     Case("random-streaming", "the same while others stream in", _one(warm.random_streaming)),
+    Case("raw", "the disks inside qcow2 images, page cache dropped", inside.raw),
+    Case("qcow2", "the reader of qcow2 images, beside qemu-img", inside.reader),
+    Case("decode", "a pass over compressed images, beside their own tools", decode.passes),
     Case("first-byte", "first byte and cold 4 KiB, loopback", _one(latency.first_byte)),
     Case("first-byte-link", "the same over the link", _one(latency.first_byte_link), True),
     Case("fill", "cold 4 KiB while other images are filled, loopback", _one(fill.loopback)),

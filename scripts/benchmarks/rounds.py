@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from scripts.benchmarks.images import Image
 from scripts.benchmarks.peers.peer import Peer
@@ -50,6 +51,18 @@ class Result:
             self.samples.setdefault(peer, {}).setdefault(name, []).append(value)
 
 
+class Contestant(Protocol):
+    """Who takes part: a Peer, or something that shows no files."""
+
+    name: str
+
+    def missing(self) -> str | None:
+        """Return why it cannot be run on this machine, or None."""
+
+
+_C = TypeVar("_C", bound=Contestant)
+
+
 @dataclass(slots=True)
 class Bench:
     """What the cases have at hand."""
@@ -74,8 +87,8 @@ class Bench:
 def alternate(
     bench: Bench,
     result: Result,
-    peers: Sequence[Peer],
-    once: Callable[[Peer], Figures],
+    peers: Sequence[_C],
+    once: Callable[[_C], Figures],
     runs: int | None = None,
 ) -> None:
     """Let every peer run once in each round; one that fails is out, with its reason."""
@@ -101,7 +114,7 @@ def alternate(
             bench.say(f"  {result.case}: {peer.name}: {words}")
 
 
-def _missing(result: Result, peer: Peer) -> bool:
+def _missing(result: Result, peer: Contestant) -> bool:
     reason = peer.missing()
     if reason:
         result.remarks[peer.name] = reason

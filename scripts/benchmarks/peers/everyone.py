@@ -9,10 +9,12 @@ from scripts.benchmarks.peers import rclone
 from scripts.benchmarks.peers.local import Native, Passthrough, build_passthroughs
 from scripts.benchmarks.peers.others import Httpdirfs, Nbdkit
 from scripts.benchmarks.peers.peer import Peer
+from scripts.benchmarks.peers.qemu import STORAGE_DAEMON
 from scripts.benchmarks.processes import Failed, run
 
 DEBIAN_PACKAGES = (
     *("rclone", "nbdkit", "libnbd-bin", "httpdirfs"),
+    *("qemu-utils", "qemu-system-common", "gzip", "bzip2", "xz-utils", "zstd"),
     *("g++", "pkg-config", "libfuse3-dev", "dpkg-dev", "openssl"),
 )
 
@@ -33,7 +35,7 @@ NATIVE: Peer = Native()
 
 def everyone() -> list[Peer]:
     """Return all peers but nebfs, installed or not."""
-    return [*RCLONES, *NBDKITS, HTTPDIRFS, LOW_LEVEL, HIGH_LEVEL, NATIVE]
+    return [*RCLONES, *NBDKITS, HTTPDIRFS, LOW_LEVEL, HIGH_LEVEL, NATIVE, STORAGE_DAEMON]
 
 
 def install(say: Callable[[str], None]) -> None:
