@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,6 +189,10 @@ class Store(abc.ABC):
         """
         return False
 
+    def room(self, keys: Container[str]) -> int:  # noqa: ARG002 - nothing is kept for long here
+        """Return how many bytes the objects with these keys can take together."""
+        return 0
+
     def _disk_has(self, amount: int) -> bool:  # noqa: ARG002 - memory has no floor
         return True
 
@@ -327,6 +331,17 @@ class DiskStore(Store):
             and self.used + self.reserved + amount <= self.limit
             and self._disk_has(amount)
         )
+
+    def room(self, keys: Container[str]) -> int:  # noqa: ARG002
+        """Return how many bytes the objects with these keys can take together, all others leaving:
+        a twentieth less than the limit, as that much is made free at a time.
+        """
+        try:
+            facts = os.statvfs(self.directory)
+        except OSError:
+            return 0
+        disk = facts.f_bavail * facts.f_frsize - self.min_free + self.used
+        return max(0, min(self.limit, disk) - self.limit // 20)
 
     def refused(self) -> None:
         """Take note that the disk refused a write, so that the next orders do not try it."""

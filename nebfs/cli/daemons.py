@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,3 +64,15 @@ def _entered(path: Path) -> Path:
         if found is not None and found.ours:
             return done.joinpath(*path.parts[number:])
     return done
+
+
+def by_daemon(paths: Iterable[Path], run_dir: Path) -> list[tuple[Path, list[str]]]:
+    """Return, for each daemon, where it listens and which paths in its mount are meant.
+
+    Raises as ``place_of``, before anybody was asked anything.
+    """
+    found: dict[Path, list[str]] = {}
+    for path in paths:
+        place = place_of(path, run_dir)
+        found.setdefault(place.socket, []).append(place.inside)
+    return list(found.items())

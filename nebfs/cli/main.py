@@ -18,6 +18,7 @@ from nebfs.cli.mount import mount
 from nebfs.cli.profile import profile
 from nebfs.cli.status import status
 from nebfs.cli.umount import umount
+from nebfs.cli.warm import warm
 
 # The table is written once, in the room's docstring. \b keeps click from flowing it.
 EXIT_CODES = "\b\nExit codes:\n" + (cli.__doc__ or "").partition("Exit codes::\n\n")[2]
@@ -40,6 +41,7 @@ for command in (
     status,
     ls,
     explain,
+    warm,
     demo,
     config_command,
     doctor,

@@ -47,13 +47,13 @@ class Budget:
     """How many bytes per second all fills together may bring."""
 
     def __init__(self, rate: float) -> None:
-        self._rate = rate
+        self.rate = rate
         self.since = -math.inf
         """When the next order may leave."""
 
     def spend(self, amount: int) -> None:
         """Take note of an order that leaves now."""
-        self.since = max(self.since, trio.current_time()) + amount / self._rate
+        self.since = max(self.since, trio.current_time()) + amount / self.rate
 
 
 class Filling:

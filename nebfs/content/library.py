@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import structlog
@@ -79,6 +80,18 @@ class _Shared:
     filling: Filling | None = None
     boots: Boots | None = None
     users: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An open object without a reader. `turns`: requests that it may have out at its place.
+    `patience`: seconds of trying in vain.
+    """
+
+    cached: Cached
+    verified: Verified | None
+    turns: int
+    patience: float
 
 
 class _Tasks:
@@ -173,6 +186,22 @@ class Library:
                 self._shared[key] = shared
             shared.users += 1
         return _Opened(self, key, shared, self._settings.read_ahead)
+
+    @asynccontextmanager
+    async def held(self, content: Content, revision: Revision) -> AsyncIterator[Held]:
+        """Have an object of the cache open for the length of the block. Raises NebfsError."""
+        key = object_key(content, revision)
+        async with self._opening:
+            shared = self._shared.get(key)
+            if shared is None:
+                shared = self._shared[key] = await self._build(key, content, revision)
+            shared.users += 1
+        verified = shared.top if isinstance(shared.top, Verified) else None
+        try:
+            yield Held(shared.cached, verified, self._settings.turns, self._settings.patience)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.close(key, shared)
 
     async def look(self, content: Content) -> None:
         """Find out which disk is in a file, where its first bytes do not tell.

@@ -19,7 +19,7 @@ import trio
 
 from nebfs.blocks import DiskStore
 from nebfs.blocks.index import Verdict
-from nebfs.blocks.resting import look
+from nebfs.blocks.resting import Resting, look
 from nebfs.content.layers.here import TRANSPORTS
 from nebfs.content.library import object_key
 from nebfs.content.profiling import lineage
@@ -65,6 +65,21 @@ async def explained(house: House, image: Image) -> dict[str, object]:
     }
 
 
+async def cached_of(house: House, file: File) -> int:
+    """Return how many bytes of a file are in the cache, whether it is open or not."""
+    facts = house.library.facts(file.content, file.revision)
+    if facts is not None:
+        return facts.cached
+    resting = await _resting(house, object_key(file.content, file.revision))
+    return 0 if resting is None else resting.cached
+
+
+async def _resting(house: House, key: str) -> Resting | None:
+    if not isinstance(house.store, DiskStore):
+        return None
+    return await trio.to_thread.run_sync(look, house.store.directory, key)
+
+
 async def _file(house: House, file: File) -> dict[str, object]:
     content, revision = file.content, file.revision
     key = object_key(content, revision)
@@ -98,10 +113,9 @@ async def _file(house: House, file: File) -> dict[str, object]:
         }
     elif content.locator.transport not in TRANSPORTS and not content.volatile:
         told["cached"] = 0
-        if isinstance(house.store, DiskStore):
-            resting = await trio.to_thread.run_sync(look, house.store.directory, key)
-            if resting is not None:
-                told["cached"] = resting.cached
-                if content.checksums:
-                    told["verified"] = VERDICTS[resting.verdict]
+        resting = await _resting(house, key)
+        if resting is not None:
+            told["cached"] = resting.cached
+            if content.checksums:
+                told["verified"] = VERDICTS[resting.verdict]
     return told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nebfs.daemon import explaining
+from nebfs.daemon import explaining, warming
 from nebfs.daemon.status import Status
 from nebfs.daemon.web import Reply, Request, Routes, as_json
 from nebfs.daemon.wiring import House
@@ -22,4 +22,5 @@ def routes(house: House, status: Status) -> Routes:
         ("GET", "/v1/status"): facts,
         ("POST", "/v1/refresh"): refresh,
         **explaining.routes(house),
+        **warming.routes(house),
     }

@@ -23,7 +23,7 @@ from nebfs.blocks import SLOT_SIZE
 from nebfs.blocks.index import Verdict
 from nebfs.content.layers.cached import Cached
 from nebfs.content.stack import ReaderFacts
-from nebfs.errors import Damaged
+from nebfs.errors import CacheFault, Damaged
 from nebfs.model import Checksum, Revision
 from nebfs.units import MIB
 
@@ -111,6 +111,20 @@ class Verified:
             await self._below.redeem()
         await self._await_verdict()
         return data
+
+    async def confirm(self) -> None:
+        """Wait for the verdict about a complete object, however long that takes.
+
+        Raises Damaged, or CacheFault when part of it leaves the cache meanwhile.
+        """
+        while self.verdict is Verdict.UNKNOWN:
+            if not self._below.file.complete:
+                raise CacheFault("part of it has left the cache before it could be verified")
+            self.follow()
+            with trio.move_on_after(1.0):
+                await self._judged.wait()
+        if self.verdict is Verdict.MISMATCH:
+            raise self._damaged()
 
     async def _await_verdict(self) -> None:
         """Wait for the verdict if the object is complete. Raises Damaged."""

@@ -1,0 +1,119 @@
+"""``nebfs warm``: whole images are brought into the cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import click
+
+from nebfs.cli import exits
+from nebfs.cli.daemons import by_daemon
+from nebfs.cli.door import say, verbose_option
+from nebfs.cli.flags import json_option, run_dir_option
+from nebfs.cli.progress import Shown
+from nebfs.daemon import control
+from nebfs.units import format_size, parse_size
+
+SILENCE = 300.0
+"""Seconds: with -r many places may have to be asked before anything is told."""
+
+
+def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        return parse_size(value.removesuffix("/s"))
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), ctx, param) from exc
+
+
+@click.command()
+@click.argument(
+    "paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option("-r", "--recursive", is_flag=True, help="Take all images below each PATH.")
+@click.option(
+    "--rate", callback=_rate, metavar="SIZE", help="Fetch no more per second, such as 20M."
+)
+@json_option
+@run_dir_option
+@verbose_option
+@click.pass_context
+def warm(
+    ctx: click.Context,
+    paths: tuple[Path, ...],
+    recursive: bool,
+    rate: int | None,
+    as_json: bool,
+    run_dir: Path,
+) -> None:
+    """Bring the whole images at PATH... into the cache, so that reading them waits for nothing.
+
+    What is there already is not fetched again, and what somebody waits for goes first. When it is
+    interrupted, what has come stays: the same command goes on from there.
+
+    Exits with 0 if all of them are there, 1 if one is not.
+    """
+    failed = 0
+    for socket, inside in by_daemon(paths, run_dir):
+        asked = {"paths": inside, "recursive": recursive, "rate": rate}
+        failed += bring(socket, asked, as_json=as_json)
+    ctx.exit(exits.FAILURE if failed else exits.OK)
+
+
+def bring(socket: Path, asked: Mapping[str, object], *, as_json: bool = False) -> int:
+    """Have the daemon bring images, and show how far it is; return how many could not be had."""
+    told = control.follow(socket, "POST", "/v1/warm", body=asked, silence=SILENCE)
+    try:
+        return _as_lines(told) if as_json else _as_a_bar(told)
+    except KeyboardInterrupt:
+        say("stopped; what has come stays, and the same command goes on from there")
+        raise
+
+
+def _as_lines(told: Iterator[dict[str, object]]) -> int:
+    failed = 0
+    for one in told:
+        failed += one.get("event") == "failed"
+        click.echo(json.dumps(one))
+    return failed
+
+
+def _as_a_bar(told: Iterator[dict[str, object]]) -> int:
+    plan = next(told, {})
+    size, here = _number(plan.get("size")), _number(plan.get("here"))
+    left_out = plan.get("left_out")
+    for one in left_out if isinstance(left_out, list) else []:
+        say(f"left out: {one.get('path')}: {one.get('reason')}")
+    images = _number(plan.get("images"))
+    if not images:
+        say("there is nothing to bring")
+        return 0
+    failed = 0
+    with Shown(size, here) as shown:
+        shown.say(f"{images} image{'s' * (images != 1)}, {_sizes(size, here)}")
+        for one in told:
+            path = str(one.get("path", ""))
+            match one.get("event"):
+                case "progress":
+                    name = f"{one.get('number')}/{images} {path.rpartition('/')[2]}"
+                    shown.update(name, _number(one.get("total")))
+                case "image":
+                    verified = " and is what was published" if one.get("verified") else ""
+                    shown.say(f"{path}: all of it is here{verified}")
+                case "failed":
+                    failed += 1
+                    say(f"{path}: {one.get('error')}")
+    return failed
+
+
+def _sizes(size: int, here: int) -> str:
+    if here >= size:
+        return f"{format_size(size)}, all of it here already"
+    return f"{format_size(size)}, of which {format_size(here)} is here"
+
+
+def _number(value: object) -> int:
+    return int(value) if isinstance(value, (int, float)) else 0

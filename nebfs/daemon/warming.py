@@ -1,0 +1,200 @@
+"""Bringing whole images into the cache: ``POST /v1/warm``.
+
+Asked with ``{"paths": [...], "recursive": bool, "rate": bytes per second or null}``. The answer is
+JSON lines, each with an ``event``:
+
+* ``plan``: ``images``, ``size`` and ``here`` (bytes, of all), ``left_out`` (``path``, ``reason``);
+* ``progress``: ``path``, ``number`` (from 1), ``size`` and ``here`` of this image, and ``total``,
+  the bytes that are here of all;
+* ``image``: one is here: ``path``, ``verified`` (``yes``, or empty where nothing was published);
+* ``failed``: one is not: ``path``, ``error``;
+* ``end``: ``images`` that are here now, ``failed``.
+
+It ends when nobody listens any more. What has come stays.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from nebfs.content.filling import Budget
+from nebfs.content.layers.here import TRANSPORTS
+from nebfs.content.library import object_key
+from nebfs.content.warming import Warming
+from nebfs.daemon import jobs
+from nebfs.daemon.explaining import cached_of
+from nebfs.daemon.finding import File, image_at, image_of, images_below, path_of
+from nebfs.daemon.web import Reply, Request, Routes, as_lines
+from nebfs.daemon.wiring import House
+from nebfs.errors import NebfsError, UserError
+from nebfs.tree import ContentFile
+from nebfs.units import format_size
+
+SLOWEST = 1024.0
+"""Bytes per second: a rate below it is a slip of the pen."""
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """One image and what it needs. `cached`: how much of each file is here, as of the last look."""
+
+    path: str
+    files: tuple[File, ...]
+    cached: list[int]
+
+    @property
+    def here(self) -> int:
+        return sum(self.cached)
+
+    @property
+    def size(self) -> int:
+        return sum(file.revision.size for file in self.files)
+
+
+def routes(house: House) -> Routes:
+    """Return what brings images."""
+
+    async def warm(request: Request) -> Reply:
+        said = request.json()
+        work = Work(house, _rate(said.get("rate")))
+        await work.prepare(paths_in(said), recursive=said.get("recursive") is True)
+        return as_lines(jobs.done(house.nursery, work.run, work.news))
+
+    return {("POST", "/v1/warm"): warm}
+
+
+def paths_in(said: dict[str, object]) -> list[str]:
+    """Return the paths that were asked for. Raises UserError."""
+    paths = said.get("paths")
+    if not isinstance(paths, list) or not paths or not all(isinstance(p, str) for p in paths):
+        raise UserError("name at least one path")
+    return paths
+
+
+class Work:
+    """Several images, one after the other."""
+
+    def __init__(self, house: House, rate: float | None) -> None:
+        self._house = house
+        self._budget = None if rate is None else Budget(rate)
+        self._images: list[_Wanted] = []
+        self._left_out: list[dict[str, str]] = []
+        self._news: deque[jobs.Told] = deque()
+        self._now: tuple[int, _Wanted] | None = None
+        self._failed = 0
+
+    async def prepare(self, paths: list[str], *, recursive: bool) -> None:
+        """Find out what is wanted and whether it can fit.
+
+        Raises UserError when it cannot, and for what is no image.
+        """
+        for path in paths:
+            if recursive:
+                for node in await images_below(self._house, path):
+                    await self._want(node, alone=False)
+            else:
+                await self._want((await image_at(self._house, path)).node, alone=True)
+        self._check_room()
+        plan: jobs.Told = {
+            "event": "plan",
+            "images": len(self._images),
+            "size": sum(one.size for one in self._images),
+            "here": sum(one.here for one in self._images),
+            "left_out": self._left_out,
+        }
+        self._news.append(plan)
+
+    async def _want(self, node: ContentFile, *, alone: bool) -> None:
+        path = path_of(node)
+        try:
+            image = await image_of(self._house, node, fresh=True)
+        except NebfsError as exc:
+            if alone:
+                raise
+            self._left_out.append({"path": path, "reason": str(exc)})
+            return
+        if image.unkept:
+            self._left_out.append({"path": path, "reason": image.unkept})
+            return
+        files = tuple(f for f in image.files if f.content.locator.transport not in TRANSPORTS)
+        cached = [await cached_of(self._house, file) for file in files]
+        self._images.append(_Wanted(path, files, cached))
+
+    def _check_room(self) -> None:
+        sizes = {
+            object_key(file.content, file.revision): file.revision.size
+            for one in self._images
+            for file in one.files
+        }
+        wanted, room = sum(sizes.values()), self._house.store.room(sizes)
+        if wanted > room:
+            raise UserError(
+                f"that is {format_size(wanted)}, and the cache has room for {format_size(room)} at "
+                f"most (limit {format_size(self._house.store.limit)}): name fewer images, or mount "
+                f"with a larger cache_size"
+            )
+
+    async def run(self) -> None:
+        """Bring one image after the other; one that fails does not keep the others away."""
+        for number, wanted in enumerate(self._images, 1):
+            self._now = number, wanted
+            try:
+                verified = await self._bring(wanted)
+            except NebfsError as exc:
+                self._failed += 1
+                self._news.append({"event": "failed", "path": wanted.path, "error": str(exc)})
+            else:
+                wanted.cached = [file.revision.size for file in wanted.files]
+                self._news.append({"event": "image", "path": wanted.path, "verified": verified})
+        self._now = None
+        good = len(self._images) - self._failed
+        self._news.append({"event": "end", "images": good, "failed": self._failed})
+
+    async def _bring(self, wanted: _Wanted) -> str:
+        verdicts = set()
+        async with AsyncExitStack() as stack:
+            for file in wanted.files:
+                held = await stack.enter_async_context(
+                    self._house.library.held(file.content, file.revision)
+                )
+                await Warming(
+                    held.cached,
+                    held.verified,
+                    turns=held.turns,
+                    patience=held.patience,
+                    budget=self._budget,
+                ).run()
+                verdicts.add("" if held.verified is None else "yes")
+        return "yes" if verdicts == {"yes"} else ""
+
+    def news(self) -> list[jobs.Told]:
+        """Return what there is to tell since the last time."""
+        told = list(self._news)
+        self._news.clear()
+        if self._now is not None:
+            number, wanted = self._now
+            for at, file in enumerate(wanted.files):
+                facts = self._house.library.facts(file.content, file.revision)
+                if facts is not None:
+                    wanted.cached[at] = facts.cached
+            told.append(
+                {
+                    "event": "progress",
+                    "path": wanted.path,
+                    "number": number,
+                    "size": wanted.size,
+                    "here": wanted.here,
+                    "total": sum(one.here for one in self._images),
+                }
+            )
+        return told
+
+
+def _rate(said: object) -> float | None:
+    if said is None:
+        return None
+    if not isinstance(said, (int, float)) or said < SLOWEST:
+        raise UserError(f"the rate is bytes per second, {SLOWEST:.0f} at least")
+    return float(said)
