@@ -11,7 +11,7 @@ from nebfs.blocks import SLOT_SIZE, DiskStore, Documents, MemoryStore
 from nebfs.content import Library, LibrarySettings
 from nebfs.content.layers.limited import Gate
 from nebfs.content.profiling import Part, Profile, Shelf, lineage
-from nebfs.content.profiling.boots import LONGEST, QUIET
+from nebfs.content.profiling.boots import LONGEST, QUIET, Boots
 from nebfs.content.stack import Priority
 from nebfs.errors import Unreachable
 from nebfs.model import Content, Locator, Revision
@@ -276,6 +276,27 @@ async def test_demands_and_read_ahead_have_turns_beside_it(autojump_clock):
     assert held.count(Priority.READ_AHEAD) == 1
     assert held.count(Priority.DEMAND) == 1
     assert gate.holding == 0
+
+
+async def test_a_guest_that_ends_while_another_one_s_boot_is_kept(
+    machine, place, nursery, patient_clock, monkeypatch
+):
+    merge = Boots._merge
+
+    async def slowly(self, read):
+        await trio.sleep(30)
+        await merge(self, read)
+
+    monkeypatch.setattr(Boots, "_merge", slowly)
+    slots = boot()
+    library = machine.library(nursery)
+    guests = [await opened(library, place) for _ in range(2)]
+    for guest in guests:
+        await boots(guest, place, slots)
+    await trio.sleep(QUIET + 15)  # the first one's is being kept
+    await guests[1].aclose()
+    await guests[0].aclose()
+    assert (await machine.shelf.load(KEY)).boots == 2
 
 
 async def test_closing_the_image_stops_it(machine, elsewhere, place, nursery, patient_clock):

@@ -95,9 +95,10 @@ class Boots:
 
     async def _keep_those(self, wanted: Callable[[Recorder], bool]) -> None:
         for recorder in [r for r in self._recorders if wanted(r)]:
-            recorder.full = True
-            self._recorders.remove(recorder)
-            await self._keep(recorder)
+            if recorder in self._recorders:  # and not closed while another one was kept
+                recorder.full = True
+                self._recorders.remove(recorder)
+                await self._keep(recorder)
 
     async def _follow(self) -> None:
         if self._cached.file.complete or self._damaged():
@@ -134,6 +135,8 @@ class Boots:
             ):
                 old = None
             parts = merged(old, read, file.size)
+            if parts is None:
+                return
             profile = Profile(
                 key=self._key,
                 image=self._image[:4096],

@@ -11,14 +11,14 @@ LAST = 4
 """What none of so many boots has read is left out."""
 
 
-def merged(old: Profile | None, read: Sequence[int], size: int) -> tuple[Part, ...]:
+def merged(old: Profile | None, read: Sequence[int], size: int) -> tuple[Part, ...] | None:
     """Return the parts of `old` after a boot that has read the slots `read`, in that order.
 
-    A boot of which little came to us counts for nothing: the kernel had the rest, and answered it.
+    None: it counts for nothing. Little of it came to us: the kernel had the rest, and answered it.
     """
     known = _known(old, size)
     if len(read) * 2 < len(known):
-        return () if old is None else old.parts
+        return None
     used = set(read)
     places: dict[int, tuple[int, int]] = {}
     for at, (slot, before) in enumerate(known.items()):
