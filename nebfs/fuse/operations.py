@@ -239,23 +239,22 @@ class Operations(pyfuse3.Operations):
         if not isinstance(node, ContentFile):
             raise pyfuse3.FUSEError(errno.EISDIR)
         with trio.fail_after(self._settings.deadline):
-            reader = await self.slow.watched(
+            disk = await self.slow.watched(
                 "open", self._open(node), lambda: facts_of(node.content, node.name)
             )
-        self._files[fh] = _Disk(reader, node)
+        self._files[fh] = disk
         self.counters.opens += 1
-        volatile = node.content is not None and node.content.volatile
+        volatile = disk.node.content is not None and disk.node.content.volatile
         return pyfuse3.FileInfo(
             fh=pyfuse3.FileHandleT(fh), direct_io=volatile, keep_cache=not volatile
         )
 
-    async def _open(self, node: ContentFile) -> Reader:
+    async def _open(self, node: ContentFile) -> _Disk:
+        if node.unready and node.content is not None:
+            # The kernel believes none of its attributes: whoever opens it sees its length then.
+            await self._library.measure(node.content)
+            node = await self._tree.readied(node)
         content, revision = node.content, node.revision
-        if node.unready and content is not None:
-            await self._library.measure(content)
-            self._tree.became_ready(content)
-            # The kernel looks its name up again, and opens what is there now.
-            raise Changed("it is ready now, and has its length")
         if node.trouble is not None or content is None or revision is None:
             reason = node.trouble.reason if node.trouble is not None else "it has no bytes"
             failure = NebfsError(reason, name=node.name)
@@ -264,7 +263,7 @@ class Operations(pyfuse3.Operations):
         try:
             if content.revision is None or content.view or content.mutable:
                 await self._still_there(node, content)
-            return await self._library.open(content, revision)
+            return _Disk(await self._library.open(content, revision), node)
         except Changed:
             self._tree.outdated(node)
             raise

@@ -90,13 +90,13 @@ async def fill(
     for number, (node, disk) in enumerate(zip(files, disks, strict=True)):
         entries[named[number]] = ContentFile(
             name=named[number],
-            key=("raw", node.key, disk.revision),
+            key=("raw", node.key, None if disk.decompressed else disk.revision),
             content=disk.content,
             revision=disk.revision,
             trouble=disk.trouble,
             unready=disk.unready,
             mtime=node.mtime,
-            timeout=SOON if disk.trouble is not None else FOREVER,
+            timeout=0.0 if disk.unready else SOON if disk.trouble is not None else FOREVER,
             attributes=node.attributes,
         )
     directory.doubtful = any(disk.trouble is not None and not disk.unready for disk in disks)
@@ -113,6 +113,9 @@ class _Disk:
     revision: Revision | None = None
     trouble: Trouble | None = None
     unready: bool = False
+    decompressed: bool = False
+    """Whether its length is told by the published file, whose version is in its key: it is the same
+    inode before its length is known, and whoever opens it then has the file that he looked up."""
 
 
 def _is_unseen(content: Content, prober: Prober) -> bool:
@@ -170,13 +173,15 @@ def _disk(
         reason = f"nebfs does not read the disk inside a {answer.format.extension} file"
         return _Disk(stem, "raw", content, None, Trouble(errno.EOPNOTSUPP, reason))
     inside, kind = replace(content, view="raw"), _kind(prober.known(content))
+    decompressed = bool(answer.format.compression)
     try:
         known = prober.view(inside)
     except Unready as exc:
-        return _Disk(stem, kind, inside, None, trouble_of(exc), unready=True)
+        trouble = trouble_of(exc)
+        return _Disk(stem, kind, inside, None, trouble, unready=True, decompressed=True)
     except NebfsError as exc:
-        return _Disk(stem, "raw", inside, None, trouble_of(exc))
-    return _Disk(stem, kind, inside, known.revision)
+        return _Disk(stem, kind, inside, None, trouble_of(exc), decompressed=decompressed)
+    return _Disk(stem, kind, inside, known.revision, decompressed=decompressed)
 
 
 def _kind(file: Probed | None) -> str:

@@ -418,10 +418,21 @@ class Tree:
         """Have a file shown as what it is now that was unready, or was found not to get ready."""
         for directory in self._unready.pop(content.identity, ()):
             directory.made_of = None
-            for name, node in (directory.children or {}).items():
-                if isinstance(node, ContentFile) and node.unready and node.content == content:
-                    self._invalid.append(Invalid(parent=directory.ino, name=name))
+            self._invalid += [
+                Invalid(parent=directory.ino, name=name)
+                for name, node in (directory.children or {}).items()
+                if isinstance(node, ContentFile) and node.unready
+            ]
         self._flush()
+
+    async def readied(self, node: ContentFile) -> ContentFile:
+        """Return what an unready file is now. Raises Changed when there is no such file."""
+        if isinstance(node.parent, Directory):
+            await self.children(node.parent)
+        fresh = self.inodes.node(node.ino)
+        if not isinstance(fresh, ContentFile):
+            raise Changed("it is something else now")
+        return fresh
 
     def damaged(self, nodes: Iterable[Node]) -> None:
         """Have the kernel drop the pages of files that are not what was published."""

@@ -231,3 +231,40 @@ async def test_torn_writes_cost_only_the_torn_slots(store, tmp_path: Path):
             got = await file.read(slot * SLOT_SIZE, file.length(slot))
             assert got is None or got == data[slot * SLOT_SIZE :][: file.length(slot)]
         await store.release(file)
+
+
+@pytest.mark.parametrize("size", [2 * SLOT_SIZE, 2 * SLOT_SIZE + 5, 9 * SLOT_SIZE, SIZE])
+async def test_an_object_of_another_length_keeps_the_slots_that_are_the_same(store, size):
+    data = content()
+    file = await store.open(KEY, SIZE)
+    fill(file, data, *range(6))
+    await file.judge(Verdict.VERIFIED)
+    await file.resize(size)
+    assert file.size == size
+    kept = {s for s in range(file.slots) if file.has(s, s + 1)}
+    assert kept == {s for s in range(6) if (s + 1) * SLOT_SIZE <= min(size, SIZE) or size == SIZE}
+    assert file.here == len(kept)
+    assert file.verdict[0] is Verdict.UNKNOWN
+    await store.release(file)
+    again = await store.open(KEY, 1, any_size=True)
+    assert again.size == size
+    assert {s for s in range(again.slots) if again.has(s, s + 1)} == kept
+    for slot in kept:
+        part = data[slot * SLOT_SIZE : (slot + 1) * SLOT_SIZE]
+        assert await again.read(slot * SLOT_SIZE, len(part)) == part
+    if again.slots > 6:
+        rest = content(size, seed=2)
+        fill(again, rest, 7)
+        assert bytes(again.warm(7 * SLOT_SIZE, 100)) == rest[7 * SLOT_SIZE :][:100]
+    await store.release(again)
+
+
+async def test_an_object_in_memory_grows_too():
+    store = MemoryStore()
+    file = await store.open(KEY, SLOT_SIZE)
+    data = content()
+    fill(file, data[:SLOT_SIZE], 0)
+    await file.resize(SIZE)
+    fill(file, data, *range(1, 6))
+    assert await file.read(0, SIZE) == data
+    await store.release(file)

@@ -10,7 +10,7 @@ import trio
 
 from nebfs.content import Format, Probed
 from nebfs.content.disks import Inside
-from nebfs.errors import NebfsError, Unreachable, Unsupported
+from nebfs.errors import NebfsError, Unreachable, Unready, Unsupported
 from nebfs.model import Revision
 from nebfs.tree import ContentFile
 from tests.tree.test_images import DISKS, SNAPSHOTS, backup, chained
@@ -231,3 +231,38 @@ async def test_looking_ends_with_the_time_for_a_listing(make, autojump_clock):
     disk = await world.at("raw/marketplaces/M/Alpine/Alpine.raw")
     assert (disk.size, disk.mode & 0o777) == (0, 0)
     assert "too long" in disk.trouble.reason
+
+
+async def test_what_must_be_decompressed_for_its_length_is_unready_until_it_was(
+    make, autojump_clock
+):
+    world = make(offers=[offer(1, "Alpine")])
+    world.prober.formats["http://h/1"] = Format("raw", "gz")
+    seen(world, Inside("raw", None))
+    length, world.prober.inside = world.prober.inside, Unready("it takes long")
+    before = await world.at("raw/marketplaces/M/Alpine/Alpine.raw")
+    assert (before.size, before.mode & 0o777, before.trouble.errno) == (0, 0, errno.EAGAIN)
+    # Whoever opens it must see the length that it has then.
+    assert (before.unready, before.timeout) == (True, 0.0)
+    world.told.clear()
+    world.prober.inside = length
+    world.tree.became_ready(before.content)
+    assert [item.name for item in world.told] == ["Alpine.raw"]
+    after = await world.tree.readied(before)
+    assert (after.ino, after.size, after.mode & 0o777) == (before.ino, 5000, 0o444)
+    assert (after.unready, after.trouble) == (False, None)
+    world.told.clear()
+    world.tree.became_ready(before.content)
+    assert not world.told
+
+
+async def test_what_was_found_damaged_while_it_was_decompressed_says_so(make, autojump_clock):
+    world = make(offers=[offer(1, "Alpine")])
+    world.prober.formats["http://h/1"] = Format("raw", "gz")
+    seen(world, Inside("raw", None))
+    world.prober.inside = Unready("it takes long")
+    before = await world.at("raw/marketplaces/M/Alpine/Alpine.raw")
+    world.prober.inside = Unsupported("it is cut off")
+    world.tree.became_ready(before.content)
+    after = await world.at("raw/marketplaces/M/Alpine/Alpine.raw")
+    assert (after.unready, after.trouble.reason) == (False, "it is cut off")
