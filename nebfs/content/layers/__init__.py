@@ -9,7 +9,9 @@ What is on this machine is a whole stack by itself, chosen by ``here``: ``inplac
 block device with ``devices``), ``activated`` (an LVM volume, made active while it is read),
 ``extents`` (one that is not active, read from its disks); ``waiting`` has their threads. So is
 ``uncached``, for what others write to meanwhile. Over any kind of stack, ``qcow2`` answers with the
-disk inside a file; ``watched`` sees to it that files which others write to are of one version then.
+disk inside a file, and so does ``blockmap_reader`` where a table tells of each block of the disk
+where it is (``vdi``, ``vhd``, ``vhdx``, ``vmdk``), or ``window`` where the disk is in one piece;
+``watched`` sees to it that files which others write to are of one version then.
 
 A warm read is answered by ``cached`` alone: the layers above pass its ``warm`` on as their own,
 unless they have something to add to it.
