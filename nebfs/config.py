@@ -31,6 +31,7 @@ from pydantic_settings import (
 
 from nebfs import __version__, units
 from nebfs.config_kinds import (
+    Address,
     Duration,
     Fill,
     MarketplaceUrl,
@@ -71,6 +72,10 @@ class Settings(BaseSettings):
     # What is mounted
     source: str = ""
     """URL of the front-end's XML-RPC endpoint; empty: ONE_XMLRPC or ~/.one tell."""
+    mountpoint: Place | None = None
+    """Where it is mounted when the command line names no place, as of the service nebfs@NAME."""
+    fsname: str = Field(default="", pattern=r"^[^\x00-\x1f\x7f]*$")
+    """What the mount table shows as the source; empty: the URL of what is mounted."""
     auth_file: ReadableFile | None = None
     """File with ``user:password`` or ``user:token``; None: ONE_AUTH or ~/.one/one_auth."""
     marketplaces: Annotated[tuple[MarketplaceUrl, ...], NoDecode] = ()
@@ -98,6 +103,9 @@ class Settings(BaseSettings):
     """How a line of the log is written; auto: as text, without time and colour in the journal."""
     log_file: Place | None = None
     """None: stderr in the foreground, a file in `run_dir` in the background."""
+    metrics: Address = ""
+    """Where Prometheus may ask over TCP, such as ``127.0.0.1:9469``; empty: on the control socket
+    alone. Whoever reaches the address may ask; see docs/metrics.md."""
 
     # How the network is treated
     refresh_interval: Duration = 300.0

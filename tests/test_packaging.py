@@ -27,7 +27,10 @@ def test_one_version(project):
 
 
 def test_the_command_is_the_cli(project):
-    assert project["scripts"] == {"nebfs": "nebfs.cli.main:main"}
+    assert project["scripts"] == {
+        "nebfs": "nebfs.cli.main:main",
+        "mount.nebfs": "nebfs.cli.mount_helper:main",
+    }
     for entry in importlib.metadata.entry_points(group="console_scripts", name="nebfs"):
         assert entry.value == "nebfs.cli.main:main"
 

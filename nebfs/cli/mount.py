@@ -18,13 +18,14 @@ from nebfs.cli.mounts import resolved
 from nebfs.cli.options import typed
 from nebfs.config import Settings, load
 from nebfs.daemon import registry
+from nebfs.errors import UserError
 
 # Over the time that the first lists may take: to start Python, mount, and ask who we are.
 READY_MARGIN = 30.0
 
 
 @click.command(no_args_is_help=True)
-@click.argument("places", metavar="[SOURCE] MOUNTPOINT", nargs=-1, required=True)
+@click.argument("places", metavar="[SOURCE] [MOUNTPOINT]", nargs=-1)
 @click.option(
     "-c",
     "--config",
@@ -67,7 +68,8 @@ def mount(
     """Mount a cloud, or public marketplaces, at MOUNTPOINT.
 
     SOURCE is the URL of the front-end's XML-RPC endpoint. Without it, ONE_XMLRPC or ~/.one tell,
-    unless --marketplace names public marketplaces to mount without a cloud.
+    unless --marketplace names public marketplaces to mount without a cloud. MOUNTPOINT may be left
+    out where the settings name it (mountpoint = "/mnt/one").
 
     Every setting can be given in the TOML file (cache_size = "10G"), in the environment
     (NEBFS_CACHE_SIZE), by its flag, or as -o cache-size=10G; the later of these wins.
@@ -77,7 +79,7 @@ def mount(
     try:
         *source, mountpoint = _places(places)
         settings = _settings(options, flags, source, verbose=bool(ctx.meta.get(VERBOSE)))
-        where = resolved(Path(mountpoint))
+        where = resolved(_mountpoint(mountpoint, settings))
         check_fuse(allow_other=settings.allow_other)
         check_mountpoint(where, settings.run_dir)
         registry.prepare(settings.run_dir)
@@ -94,7 +96,19 @@ def mount(
 def _places(places: tuple[str, ...]) -> tuple[str, ...]:
     if len(places) > 2:
         raise click.UsageError(f"one SOURCE and one MOUNTPOINT, not {len(places)} words")
-    return places
+    return places or ("",)
+
+
+def _mountpoint(named: str, settings: Settings) -> Path:
+    if named:
+        return Path(named)
+    if settings.mountpoint is None:
+        raise UserError(
+            "no MOUNTPOINT is named: write it behind the options, or mountpoint = "
+            '"/mnt/one" into the file of settings',
+            exit_code=exits.USAGE,
+        )
+    return settings.mountpoint
 
 
 def _settings(

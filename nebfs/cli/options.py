@@ -25,6 +25,8 @@ IGNORED = frozenset({
 })
 # fmt: on
 ALIASES = {"marketplace": "marketplaces", "config": "config_file"}
+NOBODY = frozenset({"", "none", "nebfs"})
+"""What is written for SOURCE where fstab wants something, and the settings are to tell."""
 FLAGS = frozenset(n for n, field in Settings.model_fields.items() if field.annotation is bool)
 SETTINGS = frozenset(Settings.model_fields) - {"datastores", "ceph"}  # a table has no place in -o
 
@@ -71,7 +73,7 @@ def typed(
     """Return what was typed: ``-o`` `options`, over them `flags` that were given, and SOURCE."""
     settings = parse_options(options)
     settings.update({name: value for name, value in flags.items() if value})
-    if source:
+    if source not in NOBODY:
         settings["source"] = source
     return settings
 

@@ -38,6 +38,7 @@ EXAMPLES = {
     "ca_file": '"/etc/ssl/certs/private-ca.pem"',
     "credentials_file": '"/etc/nebfs/credentials.toml"',
     "log_file": '"/var/log/nebfs.log"',
+    "mountpoint": '"/mnt/one"',
     "ceph.datastores": 'NAME.user = "libvirt"',
     "datastores.mappings": 'storpool = "file:///dev/storpool/{source_base}"',
     "datastores.paths": '"/var/lib/one/datastores" = "/mnt/datastores"',

@@ -12,7 +12,8 @@ import structlog
 import trio
 
 from nebfs.config import Settings
-from nebfs.daemon import control, registry
+from nebfs.daemon import control, listening, metrics, registry
+from nebfs.daemon.history import History, counts_of
 from nebfs.daemon.routes import routes
 from nebfs.daemon.status import Status
 from nebfs.daemon.wiring import House, built
@@ -54,7 +55,13 @@ async def _live(settings: Settings, mountpoint: Path, ready: Callable[[], None])
             source=house.source,
             log_file=str(settings.log_file or ""),
         )
-        await nursery.start(control.serve, Path(registration.socket), routes(house, status))
+        past = History(counts_of(house))
+        nursery.start_soon(past.run)
+        if settings.metrics:
+            heard = listening.listen_at(settings.metrics, "metrics")
+            await nursery.start(listening.serve, heard, metrics.routes(house, status))
+        answered = routes(house, status, past)
+        await nursery.start(control.serve, Path(registration.socket), answered)
 
         def mounted(facts: Mounted) -> None:
             registry.register(settings.run_dir, registration)
@@ -74,7 +81,7 @@ async def _live(settings: Settings, mountpoint: Path, ready: Callable[[], None])
                     house.operations,
                     house.tree,
                     mountpoint,
-                    MountOptions(house.source, settings.allow_other),
+                    MountOptions(settings.fsname or house.source, settings.allow_other),
                     ready=mounted,
                 )
                 window.cancel_scope.cancel()

@@ -228,3 +228,19 @@ def test_a_log_that_cannot_be_written_is_told(shell):
     done = shell("mount", "m", "--log-file", "no/log")
     assert done.returncode == 32
     assert "log file" in done.stderr
+
+
+def test_the_settings_may_name_the_mount_point(invoke, served, tmp_path):
+    (tmp_path / "c.toml").write_text(
+        f'source = "http://h:2633/RPC2"\nmountpoint = "{tmp_path}/m"\n'
+    )
+    assert invoke("mount", "-f", "-c", "c.toml").exit_code == 0
+    ((settings, mountpoint),) = served[0]
+    assert (settings.source, mountpoint) == ("http://h:2633/RPC2", tmp_path / "m")
+
+
+def test_a_mount_point_that_nobody_names_is_said(invoke, served, tmp_path):
+    (tmp_path / "c.toml").write_text('source = "http://h:2633/RPC2"\n')
+    done = invoke("mount", "-f", "-c", "c.toml")
+    assert done.exit_code == 2
+    assert "no MOUNTPOINT is named" in done.output
