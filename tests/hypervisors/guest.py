@@ -32,20 +32,22 @@ MODULES = (
     "virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci",
     "virtio_blk",
 )  # fmt: skip
-"""In the order in which they need each other. A kernel that has one built in has no file of it."""
+"""In the order in which Linux 6.1 wants them; others may want another one, so all are tried twice.
+A kernel that has one built in has no file of it.
+"""
 
 FIRST = """\
 #!/bin/busybox sh
 b=/bin/busybox
 $b mount -t devtmpfs none /dev; $b mount -t proc none /proc
-for m in MODULES; do [ -e /$m.ko ] && $b insmod /$m.ko; done
+for m in MODULES; do [ -e /$m.ko ] && $b insmod /$m.ko 2>/dev/null; done
 how=ro,noload
 for word in $($b cat /proc/cmdline); do case $word in nebfs.rw) how=rw ;; esac; done
 for i in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vda1 ] && break; $b sleep 0.1; done
 $b mount -t ext4 -o $how /dev/vda1 /new || { echo "nebfs: no disk" >/dev/ttyS0; $b poweroff -f; }
 $b mount --move /dev /new/dev; $b mount --move /proc /new/proc
 exec $b switch_root /new /sbin/init
-""".replace("MODULES", " ".join(MODULES))
+""".replace("MODULES", " ".join(MODULES * 2))
 
 INIT = """\
 #!/bin/busybox sh

@@ -110,7 +110,7 @@ class Libvirt:
         if os.path.exists("/dev/kvm"):
             ours["kvm"] = "/dev/kvm"
         mounts = [f"mount --bind '{self.home}/{name}' {path}" for name, path in ours.items()]
-        script = " && ".join([*mounts, "exec libvirtd"])
+        script = " && ".join([*mounts, f"exec libvirtd --pid-file '{self.home}/pid'"])
         # The directories that libvirt's packages would have made; in ours they are hidden.
         made = [path for path in OURS.values() if not os.path.isdir(path)]
         for path in made:

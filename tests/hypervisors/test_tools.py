@@ -11,16 +11,16 @@ import time
 import pytest
 
 from tests.hypervisors.machine import version
-from tests.hypervisors.world import AS_PUBLISHED, INSIDE, KINDS, REFUSED
+from tests.hypervisors.world import AS_PUBLISHED, KINDS, REFUSED
 
 pytestmark = pytest.mark.mounted
-
-FACES = (AS_PUBLISHED, INSIDE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_qemu_img(kind, world, guest, tool, tmp_path, seen):
-    disks = [world.disk(*one) for one in itertools.product(("http", "fs"), [kind], FACES)]
+    disks = [
+        world.disk(*one) for one in itertools.product(("http", "fs"), [kind], KINDS[kind].faces)
+    ]
     for path, how in [(disk.path, disk.form) for disk in disks]:
         told = json.loads(tool("qemu-img", "info", "--output=json", path))
         assert (told["format"], told["virtual-size"]) == (how, guest.disk.stat().st_size)
@@ -35,7 +35,8 @@ def test_qemu_img(kind, world, guest, tool, tmp_path, seen):
         # It knows no check of raw images, nor of these.
         if how not in {"raw", "vpc"}:
             assert "No errors" in tool("qemu-img", "check", "-f", how, path)
-    seen("uses", "`qemu-img info`, `check`, `compare`, `convert`, `map`", "all formats, both faces",
+    seen("uses", "`qemu-img info`, `check`, `compare`, `convert`, `map`",
+         "all formats, each face that QEMU reads",
          version("qemu-img", "--version"))  # fmt: skip
 
 

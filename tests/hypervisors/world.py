@@ -29,6 +29,10 @@ PLACES = {
 """The kind of each marketplace and datastore that every run has, and where the mount shows it."""
 
 
+AS_PUBLISHED, INSIDE = "as published", "raw face"
+REFUSED = "refused: `Read-only file system`"
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A form in which the guest's disk is stored: its name's ending, and how it is made of it."""
@@ -38,6 +42,13 @@ class Kind:
     """What QEMU and OpenNebula (FORMAT) call it."""
     words: tuple[str, ...] = ()
     """Of qemu-img, after ``convert -f raw``; none for what qemu-img does not make."""
+    packer: str = ""
+    """What packs it then."""
+
+    @property
+    def faces(self) -> tuple[str, ...]:
+        """Those that QEMU can read."""
+        return (INSIDE,) if self.packer else (AS_PUBLISHED, INSIDE)
 
 
 KINDS = {
@@ -53,11 +64,12 @@ KINDS = {
     # Else it is rounded up to whole cylinders.
     "vhd": Kind("vhd", "vpc", ("-O", "vpc", "-o", "force_size=on")),
     "vhdx": Kind("vhdx", "vhdx", ("-O", "vhdx")),
+    "raw, gzip": Kind("raw.gz", "raw", packer="gzip"),
+    "raw, bzip2": Kind("raw.bz2", "raw", packer="bzip2"),
+    "raw, xz": Kind("raw.xz", "raw", packer="xz"),
+    "raw, zstd": Kind("raw.zst", "raw", packer="zstd"),
+    "qcow2, gzip": Kind("qcow2.gz", "qcow2", ("-O", "qcow2"), packer="gzip"),
 }
-
-
-AS_PUBLISHED, INSIDE = "as published", "raw face"
-REFUSED = "refused: `Read-only file system`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,11 @@ def make_forms(home: Path, guest: Guest) -> dict[str, Path]:
             made = home / f"{number}.{kind.qemu}"
             words = ["qemu-img", "convert", "-q", "-f", "raw", *kind.words, guest.disk, made]
             subprocess.run(words, check=True, timeout=60)
+        if kind.packer:
+            unpacked, made = made, home / f"{number}.{kind.ending}"
+            with open(made, "wb") as file:
+                words = [kind.packer, "-1", "-c", unpacked]
+                subprocess.run(words, stdout=file, check=True, timeout=60)
         forms[name] = made
     return forms
 
