@@ -42,6 +42,8 @@ PRESENT: Final = 1  # recorded, and not yet compared with its checksum in this p
 PROVEN: Final = 2
 LEAVING: Final = 3  # forgotten in the index, its hole not yet punched: nobody may claim it
 
+_HERE: Final = bytes(state in {PRESENT, PROVEN} for state in range(256))
+
 _ZEROS: Final = memoryview(bytes(SLOT_SIZE))
 
 MASK64: Final = (1 << 64) - 1
@@ -132,6 +134,14 @@ class BlockFile:
     def absent(self, first: int, stop: int) -> int:
         """Return the first slot of these that is absent, or -1."""
         return self._state.find(ABSENT, first, stop) if stop > first else -1
+
+    def present(self) -> bytes:
+        """Return one byte for each slot: 1 where it is here."""
+        return bytes(self._state).translate(_HERE)
+
+    def doubt(self) -> None:
+        """Have every slot compared with its checksum again before it is answered with."""
+        self._state[:] = self._state.replace(bytes([PROVEN]), bytes([PRESENT]))
 
     def last_absent(self) -> int:
         """Return the last slot that is absent, or -1."""

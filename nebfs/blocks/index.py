@@ -27,8 +27,8 @@ MAGIC = b"NEBFSIDX"
 FORMAT = 1
 HEADER_SIZE = 4096
 _FIXED = struct.Struct("<8sIIQQBxxxdI")
-_SLOT = struct.Struct("<QIHH")
-SLOT_RECORD = _SLOT.size
+SLOT = struct.Struct("<QIHH")
+SLOT_RECORD = SLOT.size
 
 
 class Verdict(IntEnum):
@@ -163,7 +163,7 @@ class Index:
                 run = []
             if not run:
                 start = entry.slot
-            run.append(_SLOT.pack(entry.checksum, entry.length, 0, 1))
+            run.append(SLOT.pack(entry.checksum, entry.length, 0, 1))
         if run:
             self._write(start, run)
 

@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nebfs.blocks.blockfile import SLOT_SIZE
-from nebfs.blocks.index import HEADER_SIZE, SLOT_RECORD, Header, Verdict
+from xxhash import xxh3_64_intdigest
+
+from nebfs.blocks.blockfile import MASK64, SLOT_SIZE
+from nebfs.blocks.index import HEADER_SIZE, SLOT, SLOT_RECORD, Header, Verdict
+from nebfs.blocks.store import seed_of
 
 STATE = 14
 """Where, in a slot's record of 16 bytes, its state begins; see index.py."""
@@ -70,6 +73,32 @@ def look(directory: Path, key: str) -> Resting | None:
         disk_bytes=disk.st_blocks * 512,
         states=records[STATE::SLOT_RECORD],
     )
+
+
+def differing(directory: Path, key: str, first: int, stop: int) -> tuple[int, list[int]]:
+    """Return how many bytes are said to be in these slots, and which slots are not what their
+    checksums say.
+
+    The disk is asked, not what the kernel remembers of it. Raises OSError.
+    """
+    data, index = paths(directory, key)
+    with data.open("rb", buffering=0) as file, index.open("rb", buffering=0) as records:
+        fd, size = file.fileno(), os.fstat(file.fileno()).st_size
+        raw = os.pread(
+            records.fileno(), (stop - first) * SLOT_RECORD, HEADER_SIZE + first * SLOT_RECORD
+        )
+        start, end = first * SLOT_SIZE, min(stop * SLOT_SIZE, size)
+        os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
+        read, wrong = 0, []
+        for slot in range(first, first + len(raw) // SLOT_RECORD):
+            digest, length, _, state = SLOT.unpack_from(raw, (slot - first) * SLOT_RECORD)
+            if state != 1:
+                continue
+            found = os.pread(fd, length, slot * SLOT_SIZE)
+            read += length
+            if xxh3_64_intdigest(found, seed=(seed_of(key) + slot) & MASK64) != digest:
+                wrong.append(slot)
+        return read, wrong
 
 
 def look_at_all(directory: Path) -> Iterator[Resting]:

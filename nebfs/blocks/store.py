@@ -28,7 +28,7 @@ from nebfs.blocks.blockfile import (
     disk_threads,
 )
 from nebfs.blocks.index import HEADER_SIZE, Header, Index
-from nebfs.errors import CacheFault, UserError
+from nebfs.errors import Busy, CacheFault, UserError
 from nebfs.units import MIB, format_size
 
 log = structlog.get_logger()
@@ -119,6 +119,35 @@ class Store(abc.ABC):
             self._corrupt += file.corrupt
             self._closed(file)
             file.close()
+
+    def open_files(self) -> list[BlockFile]:
+        """Return the objects that are open: to look at, not to hold."""
+        return list(self._files.values())
+
+    def file_of(self, key: str) -> BlockFile | None:
+        """Return an object if it is open: to look at, not to hold."""
+        return self._files.get(key)
+
+    async def discard(self, key: str, *, force: bool = False) -> int:
+        """Remove what is here of an object and return how many bytes it took.
+
+        Raises Busy when somebody has it open: with `force` it then stays, but nothing of it.
+        """
+        file = self._files.get(key)
+        if file is None:
+            return await self._discard_closed(key)
+        if not force:
+            raise Busy("somebody has it open")
+        before = file.disk_bytes
+        file.users += 1  # it must not be closed while its holes are punched
+        try:
+            await file.drop(0, file.slots)
+            return before - file.disk_bytes
+        finally:
+            await self.release(file)
+
+    async def _discard_closed(self, key: str) -> int:  # noqa: ARG002 - memory has what is open
+        return 0
 
     async def reserve(self, amount: int, *, urgent: bool = True) -> None:
         """Set `amount` bytes aside for an order, making room if needed. Raises CacheFault.
@@ -411,6 +440,11 @@ class DiskStore(Store):
         yield from super()._candidates()
         for key, (used, _) in self._resting.items():
             yield used, None, -1, key
+
+    async def _discard_closed(self, key: str) -> int:
+        _, size = self._resting.get(key, (0.0, 0))
+        await self._remove(key)
+        return size
 
     async def _remove(self, key: str) -> None:
         async with self._opening:

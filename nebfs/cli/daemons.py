@@ -76,3 +76,21 @@ def by_daemon(paths: Iterable[Path], run_dir: Path) -> list[tuple[Path, list[str
         place = place_of(path, run_dir)
         found.setdefault(place.socket, []).append(place.inside)
     return list(found.items())
+
+
+def daemons(
+    mountpoint: Path | None, run_dir: Path, *, only: bool = False
+) -> list[registry.Registration]:
+    """Return the daemons that run: that of the mount that `mountpoint` is or is in, or all of them.
+
+    `only`: without a mount point there must not be several. Raises UserError if there is none.
+    """
+    if mountpoint is not None:
+        return [place_of(mountpoint, run_dir).registration]
+    found = registry.running(run_dir)
+    if not found:
+        raise UserError("nothing is mounted by this user", exit_code=exits.NOT_MOUNTED)
+    if only and len(found) > 1:
+        names = ", ".join(one.mountpoint for one in found)
+        raise UserError(f"several are mounted: say which ({names})", exit_code=exits.USAGE)
+    return found

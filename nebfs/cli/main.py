@@ -7,6 +7,7 @@ import click
 import nebfs
 from nebfs import cli
 from nebfs.cli.bundle import support_bundle
+from nebfs.cli.cache_command import cache_command
 from nebfs.cli.completion import completion
 from nebfs.cli.config_command import config_command
 from nebfs.cli.demo import demo
@@ -42,6 +43,7 @@ for command in (
     ls,
     explain,
     warm,
+    cache_command,
     demo,
     config_command,
     doctor,

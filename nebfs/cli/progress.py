@@ -61,8 +61,14 @@ class Shown:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, name: str, done: int) -> None:
-        """Show that `done` bytes of all are done, `name` being what it is about now."""
+    def update(self, name: str, done: int, size: int | None = None) -> None:
+        """Show that `done` bytes of all are done, `name` being what it is about now. `size`: how
+        many they are, where that was not known before.
+        """
+        if size is not None and size != self._size:
+            self._size = size
+            if self._bar is not None:
+                self._bar.update(self._task, total=size)
         if self._bar is not None:
             self._bar.update(self._task, description=printable(name), completed=done)
             return

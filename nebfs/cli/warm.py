@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -15,6 +16,8 @@ from nebfs.cli.flags import json_option, run_dir_option
 from nebfs.cli.progress import Shown
 from nebfs.daemon import control
 from nebfs.units import format_size, parse_size
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 SILENCE = 300.0
 """Seconds: with -r many places may have to be asked before anything is told."""
@@ -29,14 +32,17 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
         raise click.BadParameter(str(exc), ctx, param) from exc
 
 
+def rate_option(text: str) -> Callable[[Command], Command]:
+    """Add ``--rate``, in bytes per second."""
+    return click.option("--rate", callback=_rate, metavar="SIZE", help=text)
+
+
 @click.command()
 @click.argument(
     "paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
 @click.option("-r", "--recursive", is_flag=True, help="Take all images below each PATH.")
-@click.option(
-    "--rate", callback=_rate, metavar="SIZE", help="Fetch no more per second, such as 20M."
-)
+@rate_option("Fetch no more per second, such as 20M.")
 @json_option
 @run_dir_option
 @verbose_option

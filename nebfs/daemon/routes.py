@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from nebfs.daemon import explaining, warming
+from nebfs.daemon import checking, explaining, history, metrics, objects, warming
+from nebfs.daemon.history import History
 from nebfs.daemon.status import Status
 from nebfs.daemon.web import Reply, Request, Routes, as_json
 from nebfs.daemon.wiring import House
 
 
-def routes(house: House, status: Status) -> Routes:
+def routes(house: House, status: Status, past: History) -> Routes:
     """Return everything that the daemon of `house` answers."""
 
     async def facts(_: Request) -> Reply:
@@ -22,5 +23,9 @@ def routes(house: House, status: Status) -> Routes:
         ("GET", "/v1/status"): facts,
         ("POST", "/v1/refresh"): refresh,
         **explaining.routes(house),
+        **metrics.routes(house, status),
+        **history.routes(past),
         **warming.routes(house),
+        **objects.routes(house),
+        **checking.routes(house),
     }

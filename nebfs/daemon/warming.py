@@ -58,7 +58,7 @@ def routes(house: House) -> Routes:
 
     async def warm(request: Request) -> Reply:
         said = request.json()
-        work = Work(house, _rate(said.get("rate")))
+        work = Work(house, rate_in(said))
         await work.prepare(paths_in(said), recursive=said.get("recursive") is True)
         return as_lines(jobs.done(house.nursery, work.run, work.news))
 
@@ -192,9 +192,11 @@ class Work:
         return told
 
 
-def _rate(said: object) -> float | None:
-    if said is None:
+def rate_in(said: dict[str, object]) -> float | None:
+    """Return the rate that was asked for, in bytes per second, if any. Raises UserError."""
+    rate = said.get("rate")
+    if rate is None:
         return None
-    if not isinstance(said, (int, float)) or said < SLOWEST:
+    if not isinstance(rate, (int, float)) or rate < SLOWEST:
         raise UserError(f"the rate is bytes per second, {SLOWEST:.0f} at least")
-    return float(said)
+    return float(rate)

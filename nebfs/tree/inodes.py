@@ -59,6 +59,10 @@ class Inodes:
         if node is not None and node.passing:
             self._gone.add(ino)
 
+    def nodes(self) -> list[Node]:
+        """Return all nodes that have a number now."""
+        return list(self._nodes.values())
+
     def stays(self, key: Hashable) -> bool:
         """Whether a node with this key is in the tree, and not only known to the kernel."""
         number = self._numbers.get(key)

@@ -95,3 +95,60 @@ def test_warm_takes_directories_with_r_and_tells_what_it_leaves_out(shared, nebf
     local = shared.mount.image("tiny raw.raw")
     assert "read where it is" in nebfs("warm", local).output
     assert "not a size" in nebfs("warm", "--rate", "fast", alpine, code=2).output
+
+
+def test_the_cache_is_listed_drawn_and_measured(shared, nebfs, alpine):
+    nebfs("warm", alpine)
+    (one,) = json.loads(nebfs("cache", "usage", "--json").stdout)
+    assert 0 < one["used"] <= one["limit"]
+    listed = json.loads(nebfs("cache", "list", shared.mount.path, "--json").stdout)
+    assert len(listed) == one["objects"]
+    own = next(o for o in listed if o["size"] == alpine.stat().st_size)
+    assert (own["cached"], own["verified"], own["open"]) == (own["size"], "yes", False)
+    offline = json.loads(nebfs("cache", "list", "--cache-dir", shared.mount.cache, "--json").stdout)
+    assert {o["key"] for o in offline} == {o["key"] for o in listed}
+    assert own["key"][:12] in nebfs("cache", "list").stdout
+    assert "whole" in nebfs("cache", "usage", "--cache-dir", shared.mount.cache).stdout
+    drawn = nebfs("cache", "map", alpine).stdout
+    assert f"▕{'█' * 78}▏" in drawn
+    assert "100 %" in drawn
+    said = json.loads(nebfs("cache", "map", "--json", alpine).stdout)
+    assert said["files"][0]["ranges"] == [[0, own["size"]]]
+    assert "no cache directory" in nebfs("cache", "list", "--cache-dir", "/etc", code=1).output
+
+
+def test_cache_drop_spares_what_is_open_and_takes_the_kernels_pages_too(
+    shared, nebfs, tools, alpine
+):
+    nebfs("warm", alpine)
+    right = alpine.read_bytes()
+    with open(alpine, "rb") as opened:
+        done = nebfs("cache", "drop", alpine, code=1)
+        assert "it is open; --force" in done.output
+        assert "1 object dropped" in nebfs("cache", "drop", "--force", alpine).output
+        before = shared.mount.status()["reads"]["reads"]
+        assert opened.read() == right
+        assert shared.mount.status()["reads"]["reads"] > before, "the kernel answered by itself"
+    tools.wait_until(lambda: not shared.mount.status()["open_objects"])
+    assert "1 object dropped, 6." in nebfs("cache", "drop", alpine).output
+    said = json.loads(nebfs("cache", "map", "--json", alpine).stdout)
+    assert (said["files"][0]["cached"], said["files"][0]["ranges"]) == (0, [])
+    assert "name a PATH" in nebfs("cache", "drop", code=2).output
+    nebfs("warm", alpine)
+    assert "made free" in nebfs("cache", "drop", "--all").output
+    assert json.loads(nebfs("cache", "list", "--json").stdout) == []
+
+
+def test_cache_check_takes_out_rot(shared, nebfs, alpine):
+    nebfs("warm", alpine)
+    assert "all of it is right" in nebfs("cache", "check", shared.mount.path).output
+    right = alpine.read_bytes()
+    data = max(shared.mount.cache.glob("objects/*/*.dat"), key=lambda p: p.stat().st_size)
+    with data.open("r+b") as file:
+        file.seek(300_000)
+        file.write(bytes([right[300_000] ^ 1]))
+    lines = nebfs("cache", "check", "--json", code=1).stdout.splitlines()
+    rot = [one for one in map(json.loads, lines) if one["event"] == "rot"]
+    assert [one["blocks"] for one in rot] == [1]
+    assert "all of it is right" in nebfs("cache", "check").output
+    assert alpine.read_bytes() == right
