@@ -7,6 +7,7 @@ could hold a password. Imported by nebfs/config.py alone, and by what writes abo
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 from pathlib import Path
@@ -128,6 +129,33 @@ def _marketplace(value: str) -> str:
     return value
 
 
+def address(value: str) -> tuple[str, int]:
+    """Return the address and the port of ``127.0.0.1:9469``, ``[::1]:9469`` or ``localhost:9469``.
+
+    Other names are not taken: what they mean is for others to change.
+    """
+    host, _, port = value.rpartition(":")
+    if host == "localhost":
+        host = "127.0.0.1"
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        found = ipaddress.ip_address(bare)
+        usable = (found.version == 6) == (bare != host)
+        number = int(port) if port.isascii() and port.isdecimal() else 0
+    except ValueError:
+        usable, number = False, 0
+    if not usable or not 0 < number < 1 << 16:
+        raise ValueError("write an address and a port, such as 127.0.0.1:9469 or [::1]:9469")
+    return bare, number
+
+
+def _address(value: str) -> str:
+    if value:
+        address(value)
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
 Size = Annotated[int, BeforeValidator(as_size), Field(ge=0)]
 Fill = Annotated[float | None, BeforeValidator(as_fill)]
 Duration = Annotated[float, BeforeValidator(as_duration), Field(gt=0, allow_inf_nan=False)]

@@ -353,6 +353,10 @@ class Library:
         place = self._places.get(place_of(content.locator))
         return None if place is None else place.pace
 
+    def paces(self) -> dict[str, Pace]:
+        """Return how fast the places are of which something was opened lately (256 at most)."""
+        return {name: place.pace for name, place in self._places.items()}
+
     @property
     def open_objects(self) -> int:
         """How many objects are open."""

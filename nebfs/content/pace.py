@@ -43,6 +43,12 @@ class Pace:
         self.rate = float(UNKNOWN_RATE)
         self.measured = False
         """Whether `rate` is of this place: something large enough has come from it."""
+        self.requests = 0
+        self.failures = 0
+        self.bytes = 0
+        """What has arrived from the place, whatever it was asked for."""
+        self.seconds = 0.0
+        """What all requests took together."""
 
     def note(self, waited: float, took: float, size: int) -> None:
         """Take note of an answer of `size` bytes: `took` seconds after `waited` for its first."""

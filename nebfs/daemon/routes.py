@@ -25,6 +25,8 @@ def routes(house: House, status: Status, past: History) -> Routes:
         **explaining.routes(house),
         **metrics.routes(house, status),
         **history.routes(past),
+        **metrics.routes(house, status),
+        **history.routes(past),
         **warming.routes(house),
         **objects.routes(house),
         **checking.routes(house),

@@ -19,7 +19,7 @@ class Status:
     def __init__(self, house: House, mountpoint: Path) -> None:
         self._house = house
         self._mountpoint = mountpoint
-        self._started = time.time()
+        self.started = time.time()
 
     def facts(self) -> dict[str, object]:
         """Return everything.
@@ -45,7 +45,7 @@ class Status:
             "mountpoint": str(self._mountpoint),
             "source": house.source,
             "pid": os.getpid(),
-            "uptime": time.time() - self._started,
+            "uptime": time.time() - self.started,
             "healthy": not trouble and all(place["healthy"] for place in places),
             "trouble": trouble,
             "as_of": snapshot.taken if snapshot is not None else None,
@@ -64,6 +64,23 @@ class Status:
             "open_objects": house.library.open_objects,
             "inodes": len(house.tree.inodes),
         }
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wrong with the whole, and nothing with any place."""
+        snapshot = self._house.catalog.current
+        if snapshot is None or snapshot.trouble or self._house.catalog.denied:
+            return False
+        listings: tuple[MarketplaceListing | DatastoreListing, ...] = (
+            *snapshot.marketplaces,
+            *snapshot.datastores,
+        )
+        return not any(one.trouble for one in listings)
+
+    @staticmethod
+    def age_of(moment: float) -> float | None:
+        """Return how long ago a moment (seconds since the epoch) was; None where it is 0: never."""
+        return time.time() - moment if moment else None
 
     def document(self) -> bytes:
         """Return the facts as .nebfs/status.json shows them."""
@@ -88,5 +105,5 @@ def _place(
         "healthy": not listing.trouble,
         "trouble": listing.trouble,
         "objects": objects,
-        "age": time.time() - listing.as_of if listing.as_of else None,
+        "age": Status.age_of(listing.as_of),
     }

@@ -52,7 +52,9 @@ class Fetched:
             nonlocal first
             if first == asked:
                 first = trio.current_time()
-            self.bytes += sum(entry.length for entry in filled)
+            size = sum(entry.length for entry in filled)
+            self.bytes += size
+            self._pace.bytes += size
             order.arrived(filled)
 
         def came_early(offset: int, data: bytes) -> None:
@@ -62,12 +64,16 @@ class Fetched:
             order.came_early(offset, data)
 
         self.requests += 1
+        self._pace.requests += 1
         try:
             await self._fetcher.fetch(request, order.file.fd, arrived, came_early)
         except NebfsError:
             self.failures += 1
+            self._pace.failures += 1
             raise
         finally:
-            self.seconds += trio.current_time() - asked
+            took = trio.current_time() - asked
+            self.seconds += took
+            self._pace.seconds += took
         size = sum(stop - start for start, stop in ranges)
         self._pace.note(first - asked, trio.current_time() - first, size)
