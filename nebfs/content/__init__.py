@@ -18,6 +18,9 @@ the stacks and shares them between open files.
 
 With the setting ``fill``, filling.py orders what nobody has asked for, when nobody is in the way.
 
+What disk is in a file, decodings.py (compressions, over ``decoders``) and disks.py (formats) know:
+a raw view is a reader over other readers. A decompressed file is an object of its own in the cache.
+
 Bytes on this machine have a one-layer stack, with neither fetcher nor cache: layers/here.py.
 A directory that is shared with others is no image at all: beneath.py reads it as it is.
 

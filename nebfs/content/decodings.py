@@ -179,11 +179,14 @@ class Decodings:
         )
         if key in self._failures:
             passing.failure = self._failures[key]
-        if not passing.whole:
-            # A last slot that is short would be taken for one that is as long as others.
-            wanted = said if said is not None else -(-file.size // SLOT_SIZE) * SLOT_SIZE
-            if wanted != file.size:
+        # A last slot that is short would be taken for one that is as long as others.
+        wanted = said if said is not None else -(-file.size // SLOT_SIZE) * SLOT_SIZE
+        if not passing.whole and wanted != file.size:
+            try:
                 await file.resize(wanted)
+            except BaseException:
+                await self._store.release(file)
+                raise
         return Decoding(
             *(probed.format.compression, passing, self._store, source, self._nursery),
             self._patience,
@@ -192,29 +195,31 @@ class Decodings:
 
     async def _give_back(self, key: str, shared: _Shared) -> None:
         shared.users -= 1
-        await self._rest(key)
+        with trio.CancelScope(shield=True):
+            await self._close(key, shared)
 
     async def _rest(self, key: str) -> None:
-        """Close an object that nobody has open and nothing goes on with; take note how it ended."""
+        """Take note of how a pass has ended, and close the object if nobody has it open."""
         shared = self._shared.get(key)
         if shared is None:
             return
-        if shared.decoding.passing.failure is not None:
-            self._failures[key] = shared.decoding.passing.failure
-        if not shared.users and not shared.decoding.is_busy:
-            shared.users += 1  # it must not be closed meanwhile
-            try:
-                await self._settle(shared)
-            except NebfsError as exc:
-                log.warning("decoded.unseen", error=str(exc))
-            finally:
-                shared.users -= 1
+        shared.users += 1  # it must not be closed meanwhile
+        try:
+            await self._settle(shared)
+        except NebfsError as exc:
+            log.warning("decoded.unseen", error=str(exc))
+        finally:
+            await self._give_back(key, shared)
+
+    async def _close(self, key: str, shared: _Shared) -> None:
         async with self._opening:
+            failure = shared.decoding.passing.failure
+            if failure is not None:
+                self._failures[key] = failure
             if shared.users or shared.decoding.is_busy or self._shared.get(key) is not shared:
                 return
             del self._shared[key]
-            with trio.CancelScope(shield=True):
-                await shared.decoding.aclose()
+            await shared.decoding.aclose()
 
 
 def _kind(head: bytes, content: Content) -> str:

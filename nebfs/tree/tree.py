@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,7 +81,7 @@ class Tree:
         holdings that are. `look` finds out which disk is in a file.
         """
         self._look = look
-        self._unready: dict[str, set[RawDirectory]] = {}
+        self._unready: dict[str, dict[Hashable, RawDirectory]] = {}
         """Where files are shown, by their identity, that somebody has yet to get ready."""
         self._lists = lists
         self._prober = prober
@@ -229,7 +229,8 @@ class Tree:
             self._replace(directory, fresh)
             for node in fresh.values():
                 if isinstance(node, ContentFile) and node.unready and node.content is not None:
-                    self._unready.setdefault(node.content.identity, set()).add(directory)
+                    shown = self._unready.setdefault(node.content.identity, {})
+                    shown[directory.key] = directory
         finally:
             directory.filling = None
             filling.set()
@@ -416,7 +417,7 @@ class Tree:
 
     def became_ready(self, content: Content) -> None:
         """Have a file shown as what it is now that was unready, or was found not to get ready."""
-        for directory in self._unready.pop(content.identity, ()):
+        for directory in self._unready.pop(content.identity, {}).values():
             directory.made_of = None
             self._invalid += [
                 Invalid(parent=directory.ino, name=name)

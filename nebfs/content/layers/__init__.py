@@ -8,10 +8,12 @@ fetcher process); above them, with the setting ``fill``, ``noticed`` (knows when
 What is on this machine is a whole stack by itself, chosen by ``here``: ``inplace`` (a file, or a
 block device with ``devices``), ``activated`` (an LVM volume, made active while it is read),
 ``extents`` (one that is not active, read from its disks); ``waiting`` has their threads. So is
-``uncached``, for what others write to meanwhile. Over any kind of stack, ``qcow2`` answers with the
-disk inside a file, and so does ``blockmap_reader`` where a table tells of each block of the disk
-where it is (``vdi``, ``vhd``, ``vhdx``, ``vmdk``), or ``window`` where the disk is in one piece;
-``watched`` sees to it that files which others write to are of one version then.
+``uncached``, for what others write to meanwhile. Over any kind of stack, ``decoded`` answers with
+what is in a compressed file: ``decoded_passing`` is the one pass over it, ``decoded_pass`` the part
+of that in a thread, ``decoded_blocks`` the decoding of single blocks. Over all of these, ``qcow2``
+answers with the disk inside a file, and so does ``blockmap_reader`` where a table tells of each
+block of the disk where it is (``vdi``, ``vhd``, ``vhdx``, ``vmdk``), or ``window`` where the disk
+is in one piece; ``watched`` sees to it that files which others write to are of one version then.
 
 A warm read is answered by ``cached`` alone: the layers above pass its ``warm`` on as their own,
 unless they have something to add to it.
