@@ -221,7 +221,9 @@ class Qcow2:
         plan = await self._plan(offset, length)
         if len(plan.stored) == 1 and plan.stored[0].length == length:
             return await plan.stored[0].file.pread(plan.stored[0].offset, length)
-        answer = np.empty(length, np.uint8).data  # as it is: to clear it takes longer than to fill it
+        answer = np.empty(
+            length, np.uint8
+        ).data  # as it is: to clear it takes longer than to fill it
         if not plan.covers(length):
             answer[:] = _ZEROS[:length] if length <= LONGEST else bytes(length)
         jobs = [partial(_read, s, answer) for s in plan.stored if not _read_warm(s, answer)]
@@ -295,12 +297,9 @@ async def _close(files: Iterable[Reader]) -> None:
 
 def _put_together(plan: Plan, length: int) -> memoryview | None:
     clusters = []
-    unpacked = 0
+    unpack = sum(packed.layer.cluster for packed in plan.packed) <= AT_ONCE
     for packed in plan.packed:
-        unpacked += packed.layer.cluster
-        cluster = packed.layer.clusters.at_once(
-            packed.cluster, packed.entry, unpack=unpacked <= AT_ONCE
-        )
+        cluster = packed.layer.clusters.at_once(packed.cluster, packed.entry, unpack=unpack)
         if cluster is None:
             return None
         clusters.append(cluster)

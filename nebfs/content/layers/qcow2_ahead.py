@@ -18,11 +18,11 @@ read-ahead comes out of order."""
 PATIENCE: Final = 1 * MIB
 """How long a run must be: one read of the kernel's is no run, and a guest that boots makes none."""
 
-AHEAD: Final = 2 * MIB
-"""How far ahead of a run is unpacked: for two processors, and the request after the next one."""
+AHEAD: Final = 4 * MIB
+"""How far ahead of a run is unpacked: one step is at work while the one before it is read."""
 
-STEP: Final = 1 * MIB
-"""How much is ordered at a time: two batches."""
+STEP: Final = 2 * MIB
+"""How much is ordered at a time: for each of two processors two batches."""
 
 
 class Run:

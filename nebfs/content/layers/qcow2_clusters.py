@@ -98,12 +98,13 @@ class Clusters:
         self._ahead: set[Batch] = set()
 
     def at_once(self, number: int, entry: int, *, unpack: bool) -> bytes | None:
-        """Return a cluster that is in memory, or whose bytes are if it may be unpacked now.
+        """Return a cluster that is in memory, or whose bytes are if it may be unpacked now and is
+        not being unpacked.
 
         Raises Damaged.
         """
         found = _KEPT.get((self._number, number))
-        if found is None and unpack:
+        if found is None and unpack and number not in self._coming:
             place = place_of(entry, self._bits, self._file.size)
             view = self._file.warm(place.offset, place.length)
             if view is not None:
