@@ -17,6 +17,7 @@ from nebfs.cli.explain import explain
 from nebfs.cli.ls import ls
 from nebfs.cli.mount import mount
 from nebfs.cli.profile import profile
+from nebfs.cli.refresh import refresh
 from nebfs.cli.status import status
 from nebfs.cli.umount import umount
 from nebfs.cli.warm import warm
@@ -42,6 +43,7 @@ for command in (
     status,
     ls,
     explain,
+    refresh,
     warm,
     cache_command,
     demo,

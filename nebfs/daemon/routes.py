@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nebfs.daemon import checking, explaining, history, metrics, objects, warming
+from nebfs.daemon import checking, explaining, history, metrics, objects, refreshing, warming
 from nebfs.daemon.history import History
 from nebfs.daemon.status import Status
 from nebfs.daemon.web import Reply, Request, Routes, as_json
@@ -15,16 +15,10 @@ def routes(house: House, status: Status, past: History) -> Routes:
     async def facts(_: Request) -> Reply:
         return as_json(status.facts())
 
-    async def refresh(_: Request) -> Reply:
-        failure = await house.catalog.refresh()
-        return as_json({"refreshed": failure is None, "trouble": str(failure or "")})
-
     return {
         ("GET", "/v1/status"): facts,
-        ("POST", "/v1/refresh"): refresh,
+        **refreshing.routes(house, status),
         **explaining.routes(house),
-        **metrics.routes(house, status),
-        **history.routes(past),
         **metrics.routes(house, status),
         **history.routes(past),
         **warming.routes(house),

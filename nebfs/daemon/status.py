@@ -34,7 +34,7 @@ class Status:
         * ``cache``: ``{"used": bytes, "limit": bytes, "hits": int, "misses": int}`` and more.
         """
         house = self._house
-        places = self._places()
+        places = self.places()
         counters = house.operations.counters
         store, memory = house.store.statistics(), house.memory.statistics()
         denied = house.catalog.denied
@@ -86,7 +86,8 @@ class Status:
         """Return the facts as .nebfs/status.json shows them."""
         return (json.dumps(self.facts(), indent=2) + "\n").encode()
 
-    def _places(self) -> list[dict[str, object]]:
+    def places(self) -> list[dict[str, object]]:
+        """Return every marketplace and datastore, and how it is."""
         snapshot = self._house.catalog.current
         if snapshot is None:
             return []

@@ -152,3 +152,15 @@ def test_cache_check_takes_out_rot(shared, nebfs, alpine):
     assert [one["blocks"] for one in rot] == [1]
     assert "all of it is right" in nebfs("cache", "check").output
     assert alpine.read_bytes() == right
+
+
+def test_refresh_tells_of_the_place_that_is_named(shared, nebfs, alpine):
+    (said,) = json.loads(nebfs("refresh", "--json", alpine).stdout)
+    assert said["refreshed"] is True
+    assert [(p["kind"], p["name"]) for p in said["places"]] == [("marketplace", ALPINE[0])]
+    assert said["places"][0]["age"] < 30
+    assert "new lists of 1 place in" in nebfs("refresh", shared.mount.image("x").parent).stdout
+    everything = shared.mount.status()["places"]
+    code = 0 if all(place["healthy"] for place in everything) else 4
+    (said,) = json.loads(nebfs("refresh", "--json", shared.mount.path, code=code).stdout)
+    assert len(said["places"]) == len(everything)
