@@ -50,6 +50,11 @@ def _figure(case: str, figure: str) -> Measure:
     return lambda results: results[case].median(US, figure) if case in results else None
 
 
+def _profiled(case: str) -> Measure:
+    """Return the median of a boot behind its profile."""
+    return lambda results: results[case].median(f"{US} profile") if case in results else None
+
+
 def _to(case: str, peer: str, figure: str | None = None) -> Measure:
     """Return the ratio of nebfs's median to a peer's."""
 
@@ -117,6 +122,7 @@ def _bars() -> list[Bar]:
         bars += [
             Bar(f"{name}, link, to the best rclone", 0.8, False, _to_rclone(case, most=False)),
             Bar(f"{name}, link, fetched to touched", 3, False, _figure(case, "fetched / touched")),
+            Bar(f"{name}, link, behind its profile", 1.0, False, _profiled(case), " s"),
         ]
     for layout, limit in (("plain", 3.0), ("zlib", 2.0), ("zstd", 1.3)):
         text = f"disk inside a qcow2 ({layout}), warm, to qemu-storage-daemon"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nebfs.units import MIB
 from scripts.benchmarks.images import Image
+from scripts.benchmarks.peers.booted import Booted
 from scripts.benchmarks.peers.everyone import NBDKITS, QUICK_RCLONES, RCLONES
 from scripts.benchmarks.peers.peer import Mounted, Peer
 from scripts.benchmarks.processes import Failed, family
@@ -106,7 +107,9 @@ def touched(trace: Path) -> int:
 
 
 def boots(bench: Bench, where: str) -> list[Result]:
-    """Replay both traces without their pauses, cold; `where` is loopback or link."""
+    """Replay both traces without their pauses, cold; `where` is loopback or link. nebfs does it a
+    second time with the profile that a boot elsewhere has left.
+    """
     site = bench.link if where == "link" else bench.loopback
     assert site
     found = []
@@ -114,9 +117,10 @@ def boots(bench: Bench, where: str) -> list[Result]:
         suffix = "-link" if where == "link" else ""
         title = f"Recorded boot ({name.removeprefix('boot-')}), cold, {site.name}"
         result = Result(f"{name}{suffix}", title, "s", more_is_better=False, baseline="")
-        peers: tuple[Peer, ...] = (bench.nebfs, *RCLONES, *NBDKITS)
+        own = (bench.nebfs, Booted(bench.nebfs, trace_path(name)))
+        peers: tuple[Peer, ...] = (*own, *RCLONES, *NBDKITS)
         if bench.quick and site is bench.link:  # the others are slow there, one after the other
-            peers = (bench.nebfs, *QUICK_RCLONES)
+            peers = (*own, *QUICK_RCLONES)
         found.append(_boot(bench, result, site, peers, image, trace_path(name)))
     return found
 

@@ -37,7 +37,7 @@ class Nebfs:
         self, site: Site, home: Path, images: list[Image], tls: bool = False
     ) -> Iterator[Mounted]:
         """Mount the cloud; an image's path goes over its number, whatever its name became."""
-        home.mkdir(parents=True)
+        home.mkdir(parents=True, exist_ok=True)
         auth = home / "auth"
         auth.touch(0o600)
         auth.write_text(f"{ADMINISTRATOR}\n")
