@@ -13,7 +13,7 @@ import trio
 from nebfs.blocks import SLOT_SIZE, DiskStore, MemoryStore
 from nebfs.content import Library, LibrarySettings, Prober
 from nebfs.errors import Damaged, NebfsError, Unreachable, Unready, Unsupported
-from nebfs.model import Content, Locator
+from nebfs.model import Checksum, Content, Locator
 from tests.content.decoding import noise, pack, text
 
 MIB = 1 << 20
@@ -21,9 +21,9 @@ MIB = 1 << 20
 PACKED = {
     "gz": ("gzip", "-c"),
     "bz2": ("bzip2", "-c"),
-    "xz": ("xz", "-c", "-1"),
+    "xz": ("xz", "-c", "-0"),
     "zst": ("zstd", "-q", "-c"),
-    "blocks.xz": ("xz", "-c", "-1", "-T2", "--block-size=1000000"),
+    "blocks.xz": ("xz", "-c", "-0", "-T2", "--block-size=1000000"),
 }
 
 
@@ -367,6 +367,25 @@ async def test_a_flipped_bit_is_never_served_once_it_was_found(make, packed, ori
         await read_all(await world.open())
     assert world.damaged
     assert all(inside.flaw for inside in world.seen[1:])
+
+
+@pytest.mark.parametrize("name", ["xz", "blocks.xz"])
+async def test_what_came_out_of_a_file_that_is_not_what_was_published_is_dropped(
+    make, packed, original, name
+):
+    world = make(packed[name])
+    world.file = replace(world.file, checksums=(Checksum("md5", "0" * 32),))
+    world.view = replace(world.file, view="raw")
+    reader = await world.open()
+    with pytest.raises(Damaged, match="published md5"):
+        await read_all(reader)
+    file = next(iter(world.library._decodings._shared.values())).decoding.file
+    with trio.fail_after(10):
+        while file.here:
+            await trio.sleep(0.01)
+    assert world.view in world.damaged
+    with pytest.raises(Damaged, match="published md5"):
+        await read(reader, 0, 4096)
 
 
 async def test_an_index_that_lies_is_found_out(make, original):

@@ -153,7 +153,10 @@ class Decoding:
                 await reader.aclose()
         if not index.blocks or len(index.blocks) < 2 or index.size != self.size:
             return None
-        return Blocks(self._compression, index.blocks, self._source, self.file, self._store)
+        return Blocks(
+            *(self._compression, index.blocks, self._source, self.file, self._store),
+            self.passing.drop,
+        )
 
     def _follow(self, stop: int, blocks: Blocks) -> None:
         """Decode the next block before somebody waits for it who reads one after the other."""

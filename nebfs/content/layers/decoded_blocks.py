@@ -18,7 +18,7 @@ from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.content.decoders import Block, decode_block
 from nebfs.content.layers.decoded_pass import decode_threads
 from nebfs.content.stack import Reader
-from nebfs.errors import CacheFault
+from nebfs.errors import CacheFault, Damaged
 from nebfs.model import Filled
 from nebfs.units import MIB
 
@@ -40,8 +40,12 @@ class Blocks:
         source: Callable[[], Awaitable[Reader]],
         file: BlockFile,
         store: Store,
+        on_taint: Callable[[], Awaitable[None]],
     ) -> None:
-        """`source` opens the compressed file: once, when it is needed."""
+        """`source` opens the compressed file: once, when it is needed. `on_taint` is called when
+        that turns out not to be what was published.
+        """
+        self._on_taint = on_taint
         self._compression = compression
         self._blocks = blocks
         self._starts = [block.start for block in blocks]
@@ -95,7 +99,7 @@ class Blocks:
             await self._store.reserve(amount)
             try:
                 for block in blocks:
-                    packed = await _fetch(reader, block)
+                    packed = await self._fetch(reader, block)
                     made += await trio.to_thread.run_sync(
                         decode_block, self._compression, packed, block, limiter=decode_threads
                     )
@@ -137,6 +141,17 @@ class Blocks:
         stop = self._file.slots if number + 1 == len(self._blocks) else _end(block) >> SLOT_SHIFT
         return block.start >> SLOT_SHIFT, stop
 
+    async def _fetch(self, reader: Reader, block: Block) -> memoryview:
+        packed = bytearray()
+        try:
+            while len(packed) < block.length:
+                length = min(_FETCHED, block.length - len(packed))
+                packed += await _read(reader, block.host + len(packed), length)
+        except Damaged:
+            await self._on_taint()
+            raise
+        return memoryview(packed)
+
     def _record(self, made: bytearray, start: int, slots: Sequence[int]) -> list[Filled]:
         view, found = memoryview(made), []
         try:
@@ -160,12 +175,9 @@ class Blocks:
             await reader.aclose()
 
 
-async def _fetch(reader: Reader, block: Block) -> memoryview:
-    packed = bytearray()
-    while len(packed) < block.length:
-        at = block.host + len(packed)
-        packed += await reader.pread(at, min(_FETCHED, block.length - len(packed)))
-    return memoryview(packed)
+async def _read(reader: Reader, offset: int, length: int) -> bytes | memoryview:
+    view = reader.warm(offset, length)  # which takes note of the read, too
+    return view if view is not None else await reader.pread(offset, length)
 
 
 def _end(block: Block) -> int:

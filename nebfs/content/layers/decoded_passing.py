@@ -182,7 +182,7 @@ class Passing:
             return bytes(view if view is not None else await reader.pread(at, length))
         except Damaged:
             # It is not what was published: nothing that came out of it may be served either.
-            await self._drop()
+            await self.drop()
             raise
 
     async def _drain(self, work: Pass) -> None:
@@ -268,11 +268,12 @@ class Passing:
         self.failure = failure
         if is_cut(failure):
             return
-        await self._drop()
+        await self.drop()
         if isinstance(failure, Damaged):
             await self.file.judge(Verdict.MISMATCH)
 
-    async def _drop(self) -> None:
+    async def drop(self) -> None:
+        """Let go of all that was decoded: it may be wrong."""
         await self.file.drop(0, self.file.slots)
         self._on_damage()
 
