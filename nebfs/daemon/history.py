@@ -77,6 +77,14 @@ class History:
         self._taken += 1
         self._before, self._at, self._until = now, at, time.time()
 
+    def latest(self) -> dict[str, float | None]:
+        """Return ``served``, ``fetched`` and ``hit_rate`` of the last sample; nothing before it."""
+        if not self._taken:
+            return {}
+        at = (self._taken - 1) % self._length
+        last = {name: self._rings[name][at] for name in ("served", "fetched", "hit_rate")}
+        return {name: None if math.isnan(value) else value for name, value in last.items()}
+
     def told(self) -> dict[str, object]:
         """Return all samples, as JSON can have them."""
         start = self._taken % self._length if self._taken > self._length else 0

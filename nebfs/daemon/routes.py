@@ -13,7 +13,7 @@ def routes(house: House, status: Status, past: History) -> Routes:
     """Return everything that the daemon of `house` answers."""
 
     async def facts(_: Request) -> Reply:
-        return as_json(status.facts())
+        return as_json({**status.facts(), "rates": past.latest()})
 
     return {
         ("GET", "/v1/status"): facts,

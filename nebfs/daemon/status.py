@@ -31,6 +31,8 @@ class Status:
         * ``places``: a list of ``{"kind": "marketplace" | "datastore", "name", "healthy": bool,
           "trouble": text, "objects": int, "age": seconds since its list was taken, or null}``;
         * ``trouble`` (text): what is wrong with the whole, such as refused credentials, or empty;
+        * ``rates``: ``served`` and ``fetched`` (bytes per second) and ``hit_rate`` (0 to 1, or null)
+          over the last seconds, or empty; on the control socket alone;
         * ``cache``: ``{"used": bytes, "limit": bytes, "hits": int, "misses": int}`` and more.
         """
         house = self._house

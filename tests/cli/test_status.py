@@ -145,3 +145,69 @@ def test_odd_answers_are_never_healthy_and_never_a_traceback(invoke, run_dir, da
 
 def test_patience_is_bounded():
     assert status.PATIENCE <= 10
+
+
+BUSY = HEALTHY | {
+    "uptime": 100.0,
+    "rates": {"served": 2 << 20, "fetched": 1 << 20, "hit_rate": 0.5},
+    "cache": {"used": 3 << 20, "limit": 10 << 30, "hits": 3, "kind": "disk", "corrupt": 2},
+    "reads": {"reads": 4, "errors": 1, "bytes_read": 1000},
+    "fetcher": {"in_flight": 5, "restarts": 0, "fetched_bytes": 500},
+    "open_files": 6,
+    "places": [
+        {"kind": "marketplace", "name": "A", "healthy": True, "objects": 7, "age": 180.0},
+        {"kind": "datastore", "name": "[b]", "healthy": True, "objects": 0, "age": None},
+    ],
+}
+
+
+def test_one_mount_is_shown_with_all_that_is_known(invoke, run_dir, daemon):
+    daemon("/mnt/one", BUSY)
+    said = invoke("status", "--run-dir", run_dir, "/mnt/one").output
+    assert (
+        said.splitlines()[2:]
+        == invoke("status", "--run-dir", run_dir, "-l").output.splitlines()[2:]
+    )
+    assert "3.00 MiB of 10.0 GiB" in said
+    assert "4, 75.0 % answered at once" in said
+    assert "2.00 MiB/s read, 1.00 MiB/s fetched" in said
+    assert "6 files, 5 requests under way" in said
+    assert "errors   1 reads failed, 2 rotten blocks" in said
+    places = [line.split() for line in said.splitlines()[-2:]]
+    assert places == [
+        ["A", "marketplace", "healthy", "7", "3", "min", "old"],
+        ["[b]", "datastore", "healthy", "0", "never", "had"],
+    ]
+
+
+def test_watching_shows_it_again_until_the_keyboard_interrupts(
+    invoke, run_dir, daemon, monkeypatch
+):
+    daemon("/mnt/one", BUSY)
+    looks = []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(status.time, "sleep", sleep)
+    done = invoke("status", "--watch", "--run-dir", run_dir)
+    assert done.exit_code == 130
+    assert done.output.count("MOUNT POINT") == 2
+
+
+def test_watched_rates_are_of_the_time_between_two_looks(run_dir):
+    own = Registration.of_this_process(run_dir, Path("/mnt/one"), source="")
+    old = status.Report(own, "healthy", (), BUSY)
+    later = BUSY | {
+        "uptime": 102.0,
+        "reads": {"bytes_read": 5000},
+        "fetcher": {"fetched_bytes": 501},
+    }
+    new = status.Report(own, "healthy", (), later)
+    assert status.between(old, new).answer["rates"] == {"served": 2000.0, "fetched": 0.5}
+    assert status.between(None, new) is new
+    assert status.between(new, old) is old, "it was started anew"
+    other = replace(new, registration=replace(own, pid=1))
+    assert status.between(old, other) is other

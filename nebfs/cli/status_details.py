@@ -1,0 +1,96 @@
+"""What ``nebfs status -l`` says of one daemon: its cache, rates, errors, and every place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nebfs.cli.door import printable
+from nebfs.units import format_duration, format_size
+
+
+def details(answer: Mapping[str, object]) -> Iterator[RenderableType]:
+    """Yield what is shown of a daemon that gave `answer`."""
+    kind = _at(answer, "cache", "kind")
+    where = f" in memory: {BYPASSED}" if kind == "memory" else ""
+    yield _fact("cache", f"{cache(answer)}{where}")
+    reads, hits = number(answer, "reads", "reads"), number(answer, "cache", "hits")
+    share = f"{100 * hits / reads:.1f} % answered at once" if reads else "none yet"
+    yield _fact("reads", f"{reads:.0f}, {share}" if reads else share)
+    if isinstance(answer.get("rates"), dict) and answer["rates"]:
+        served, fetched = number(answer, "rates", "served"), number(answer, "rates", "fetched")
+        yield _fact("now", f"{format_size(served)}/s read, {format_size(fetched)}/s fetched")
+    opened = f"{number(answer, 'open_files'):.0f} files"
+    under_way = f"{number(answer, 'fetcher', 'in_flight'):.0f} requests under way"
+    yield _fact("open", f"{opened}, {under_way}")
+    yield _fact("errors", ", ".join(_errors(answer)) or "none")
+    places = places_in(answer)
+    if places:
+        yield _table(places)
+
+
+BYPASSED = "the cache directory cannot be used, and nothing is kept"
+
+
+def _errors(answer: Mapping[str, object]) -> Iterator[str]:
+    for path, text in (
+        (("reads", "errors"), "reads failed"),
+        (("slow_operations",), "operations were slow"),
+        (("fetcher", "restarts"), "restarts of the fetcher"),
+        (("cache", "faults"), "faults of the cache disk"),
+        (("cache", "corrupt"), "rotten blocks"),
+    ):
+        if count := number(answer, *path):
+            yield f"{count:.0f} {text}"
+
+
+def _table(places: list[Mapping[str, object]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 2))
+    for title in ("PLACE", "KIND", "STATE", "OBJECTS", "LIST"):
+        table.add_column(title, overflow="fold")
+    for place in places:
+        age = place.get("age")
+        listed = f"{format_duration(age)} old" if isinstance(age, (int, float)) else "never had"
+        healthy = place.get("healthy") is True
+        table.add_row(
+            Text(printable(str(place.get("name", "?")))),
+            Text(printable(str(place.get("kind", "?")))),
+            Text("healthy", style="green") if healthy else Text("degraded", style="yellow"),
+            Text(f"{number(place, 'objects'):.0f}"),
+            Text(listed),
+        )
+    return table
+
+
+def cache(answer: Mapping[str, object]) -> str:
+    """Return how full the cache is; "-" where that was not answered."""
+    used, limit = _at(answer, "cache", "used"), _at(answer, "cache", "limit")
+    if not isinstance(used, int):
+        return "-"
+    return format_size(used) + (f" of {format_size(limit)}" if isinstance(limit, int) else "")
+
+
+def places_in(answer: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """Return the places that an answer tells of."""
+    places = answer.get("places")
+    return [one for one in places if isinstance(one, dict)] if isinstance(places, list) else []
+
+
+def number(answer: Mapping[str, object], *path: str) -> float:
+    """Return the number that is there; 0 where there is none."""
+    value = _at(answer, *path)
+    return value if isinstance(value, (int, float)) else 0.0
+
+
+def _at(answer: Mapping[str, object], *path: str) -> object:
+    value: object = answer
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _fact(name: str, value: str) -> Text:
+    return Text(f"  {name:<8} {value}")
