@@ -120,6 +120,13 @@ def test_versions_of_an_image_share_a_lineage_and_other_images_do_not():
     assert lineage(at("http://host/12345678901/a")) != lineage(at("http://host/12345678902/a"))
 
 
+def test_who_asks_is_no_part_of_a_lineage_and_what_is_asked_for_is():
+    image = lineage(at("https://host/get?file=1"))
+    assert image == lineage(at("https://bob:canary@host/get?file=1&X-Amz-Signature=1&token=a"))
+    assert image != lineage(at("https://host/get?file=2"))
+    assert lineage(at("https://[broken/get?file=1")) == lineage(at("https://[broken/get?file=1"))
+
+
 def slots_of(parts):
     return [s for p in parts for s in range(p.offset // SLOT_SIZE, -(-p.end // SLOT_SIZE))]
 

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
 
 from nebfs.blocks import SLOT_SIZE
 from nebfs.errors import BadAnswer
@@ -43,6 +44,8 @@ LATEST = 1 << 40
 
 _TEXT = 4096
 _KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_PASSING = re.compile(r"auth|cred|date|expir|key|pass|secret|sign|token", re.IGNORECASE)
+"""Words in the names of query parameters that are secrets, or another's at each time."""
 _DAY = re.compile(
     r"(?<!\d)20\d\d([-_.]?)[01]\d\1[0-3]\d([-_.T:]?[0-2]\d:?[0-5]\d(:?[0-5]\d)?)?(?!\d)"
 )
@@ -155,11 +158,22 @@ def lineage(content: Content) -> str:
     """Return what all versions of an image have in common, as 64 hex digits.
 
     That is where its bytes are, without what tells versions apart: no checksum, no version, and no
-    date in the address, as several marketplaces have there. A view is of the same file. Two images
-    that meet here by chance set each other's profile aside; worse cannot happen.
+    date in the address, as several marketplaces have there; and without what says who asks, or
+    until when he may. A view is of the same file. Two images that meet here by chance set each
+    other's profile aside; worse cannot happen.
     """
-    facts = (content.locator.transport, _DAY.sub("*", content.locator.address))
+    locator = content.locator
+    facts = (locator.transport, _DAY.sub("*", locator.shown), *_query(locator.address))
     return hashlib.sha256("\0".join(facts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _query(address: str) -> list[str]:
+    """Return what the query of an address asks for."""
+    try:
+        asked = parse_qsl(urlsplit(address).query, keep_blank_values=True, max_num_fields=100)
+    except ValueError:
+        return []
+    return [f"{name}={value}" for name, value in asked if not _PASSING.search(name)]
 
 
 def allowance(size: int) -> int:
