@@ -10,6 +10,7 @@ from nebfs.cli.bundle import support_bundle
 from nebfs.cli.cache_command import cache_command
 from nebfs.cli.completion import completion
 from nebfs.cli.config_command import config_command
+from nebfs.cli.dashboard import dashboard
 from nebfs.cli.demo import demo
 from nebfs.cli.doctor import doctor
 from nebfs.cli.door import Door, verbose_option
@@ -46,6 +47,7 @@ for command in (
     refresh,
     warm,
     cache_command,
+    dashboard,
     demo,
     config_command,
     doctor,

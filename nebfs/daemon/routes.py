@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from nebfs.daemon import checking, explaining, history, metrics, objects, refreshing, warming
+from nebfs.daemon import (
+    checking,
+    dashboard,
+    explaining,
+    history,
+    metrics,
+    objects,
+    refreshing,
+    warming,
+)
 from nebfs.daemon.history import History
 from nebfs.daemon.status import Status
 from nebfs.daemon.web import Reply, Request, Routes, as_json
@@ -21,6 +30,7 @@ def routes(house: House, status: Status, past: History) -> Routes:
         **explaining.routes(house),
         **metrics.routes(house, status),
         **history.routes(past),
+        **dashboard.routes(house, status, past),
         **warming.routes(house),
         **objects.routes(house),
         **checking.routes(house),
