@@ -21,6 +21,7 @@ from nebfs.cli.profile import profile
 from nebfs.cli.refresh import refresh
 from nebfs.cli.status import status
 from nebfs.cli.umount import umount
+from nebfs.cli.verify import verify
 from nebfs.cli.warm import warm
 
 # The table is written once, in the room's docstring. \b keeps click from flowing it.
@@ -46,6 +47,7 @@ for command in (
     explain,
     refresh,
     warm,
+    verify,
     cache_command,
     dashboard,
     demo,

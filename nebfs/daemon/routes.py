@@ -10,6 +10,7 @@ from nebfs.daemon import (
     metrics,
     objects,
     refreshing,
+    verifying,
     warming,
 )
 from nebfs.daemon.history import History
@@ -32,6 +33,7 @@ def routes(house: House, status: Status, past: History) -> Routes:
         **history.routes(past),
         **dashboard.routes(house, status, past),
         **warming.routes(house),
+        **verifying.routes(house),
         **objects.routes(house),
         **checking.routes(house),
     }

@@ -1,5 +1,6 @@
 """The commands that see and steer a running daemon, on one mount of the demonstration cloud."""
 
+import hashlib
 import json
 import os
 
@@ -164,3 +165,33 @@ def test_refresh_tells_of_the_place_that_is_named(shared, nebfs, alpine):
     code = 0 if all(place["healthy"] for place in everything) else 4
     (said,) = json.loads(nebfs("refresh", "--json", shared.mount.path, code=code).stdout)
     assert len(said["places"]) == len(everything)
+
+
+def test_verify_reads_all_of_it_and_compares(shared, nebfs, alpine):
+    nebfs("cache", "drop", "--all")
+    assert "it is what was published (sha256 " in nebfs("verify", alpine).output
+    said = json.loads(nebfs("explain", "--json", alpine).stdout)
+    assert (said["cached"], said["verified"]) == (said["size"], "yes")
+    local = shared.mount.image("twin.raw")
+    digest = hashlib.sha256(local.read_bytes()).hexdigest()
+    assert f"{digest}  {local}\n" in nebfs("verify", local).output
+    view = shared.mount.path / "raw/marketplaces/Private S3/stored qcow2/stored qcow2.raw"
+    digest = hashlib.sha256(view.read_bytes()).hexdigest()
+    said = json.loads(nebfs("verify", "--json", view).stdout)
+    assert (said["found"], said["same"]) == (digest, None)
+    assert "is a directory" in nebfs("verify", alpine.parent, code=2).output
+
+
+def test_verify_finds_an_image_that_is_not_what_was_published(shared, nebfs, alpine):
+    nebfs("cache", "drop", "--all")
+    url = next(url for url in shared.cloud.published if url.endswith("alpine.qcow2"))
+    switches = shared.servers.files.switches(url)
+    switches.corrupt_at = 100_000
+    try:
+        done = nebfs("verify", alpine, code=1)
+    finally:
+        switches.corrupt_at = None
+    assert "it DIFFERS from what was published" in done.output
+    said = json.loads(nebfs("explain", "--json", alpine).stdout)
+    assert (said["cached"], said["verified"]) == (0, "mismatch"), "it was left in the cache"
+    assert "it is what was published" in nebfs("verify", alpine).output
