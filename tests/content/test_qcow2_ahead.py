@@ -9,7 +9,7 @@ import threading
 import pytest
 import trio
 
-from nebfs.content.layers import qcow2_clusters, qcow2_unpacking
+from nebfs.content.layers import packed, qcow2_clusters, qcow2_unpacking
 from nebfs.content.layers.qcow2_ahead import AHEAD, PATIENCE, Run
 from nebfs.content.layers.qcow2_unpacking import MOST, MOST_WAITING, Job, Threads
 from nebfs.errors import Damaged
@@ -31,7 +31,7 @@ def image(request, tmp_path_factory):
 
 def kept(reader):
     """How many clusters of a reader there are in memory."""
-    return sum(number == reader.clusters._number for number, _ in qcow2_clusters._KEPT)
+    return sum(number == reader.clusters._number for number, _ in packed._KEPT)
 
 
 async def read(reader, offset, length):
@@ -169,15 +169,15 @@ def test_a_seek_begins_a_new_run():
 async def test_what_waits_is_bounded_in_order_and_can_be_given_up():
     threads, go, order = Threads(), threading.Event(), []
 
-    def unpack(data, size):
+    def unpack(number, data):
         go.wait()
         order.append(bytes(data))
-        return b"x" * size
+        return b"x"
 
     told = []
 
     def job(name):
-        return Job(unpack, [memoryview(name)], 1, lambda outcome: told.append((name, outcome)))
+        return Job(unpack, [(0, memoryview(name))], lambda outcome: told.append((name, outcome)))
 
     busy = [job(b"busy") for _ in range(MOST)]
     for one in busy:
@@ -210,9 +210,9 @@ async def test_also_a_bug_is_told_to_who_waits():
         told.append(outcome)
         came.set()
 
-    def unpack(data, size):
+    def unpack(number, data):
         raise RuntimeError("a bug")
 
-    Threads().start(Job(unpack, [memoryview(b"")], 1, done), urgent=True)
+    Threads().start(Job(unpack, [(0, memoryview(b""))], done), urgent=True)
     await came.wait()
     assert isinstance(told[0], RuntimeError)

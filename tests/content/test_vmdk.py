@@ -209,3 +209,21 @@ async def test_entries_that_lead_to_the_tables_are_damage(tmp_path):
             await reader.pread(0, 512)
         assert await reader.pread(GRAIN, 512) == b"x" * 512
         await reader.aclose()
+
+
+async def test_grains_are_unpacked_ahead_of_who_reads_in_order(tmp_path):
+    disk = content(3, 8 * MIB)
+    path = tmp_path / "image"
+    path.write_bytes(streamed(disk))
+    reader = await opened("vmdk", path)
+    asked = 0
+    for at in range(0, len(disk), 256 << 10):
+        part = disk[at : at + (256 << 10)]
+        view = reader.warm(at, len(part))
+        asked += view is None
+        assert (await reader.pread(at, len(part)) if view is None else view) == part
+        for batch in list(reader._packed._ahead):
+            await batch.ended.wait()
+    assert asked <= 8  # of 32: nobody is ahead of the first MiB
+    await reader.aclose()
+    assert not reader._packed._ahead

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import trio
 from cachetools import LRUCache
 
-from nebfs.content.layers.blockmap_packed import Unpack
+from nebfs.content.layers.qcow2_unpacking import UnpackBlock
 from nebfs.content.stack import Reader
 from nebfs.errors import Damaged
 from nebfs.units import KIB, MIB
@@ -80,7 +80,7 @@ class Layout(Protocol):
         ...
 
     @property
-    def unpack(self) -> Unpack | None:
+    def unpack(self) -> UnpackBlock | None:
         """What unpacks a block, if they are compressed."""
         ...
 

@@ -18,7 +18,8 @@ from nebfs.content.layers.blockmap import (
     Run,
     Slice,
 )
-from nebfs.content.layers.blockmap_packed import AT_ONCE, PackedBlocks, Place
+from nebfs.content.layers.packed import AT_ONCE, PackedBlocks, Place
+from nebfs.content.layers.qcow2_ahead import Run as Reading
 from nebfs.content.layers.qcow2_together import together
 from nebfs.content.stack import Reader, ReaderFacts
 from nebfs.errors import NebfsError
@@ -48,7 +49,10 @@ class Mapped:
         self._block = layout.block
         self._map = BlockMap(file, layout)
         unpack = layout.unpack
-        self._packed = None if unpack is None else PackedBlocks(file, layout.block, unpack)
+        self._packed = (
+            None if unpack is None else PackedBlocks(file, layout.block, _as_it_is, unpack)
+        )
+        self._reading = Reading()
 
     def warm(self, offset: int, length: int) -> memoryview | None:
         """Answer from RAM, or say None. A damaged image is left to ``pread`` to report."""
@@ -63,28 +67,39 @@ class Mapped:
                 return None
             if kinds == {ZERO}:
                 return _ZEROS[:length]
+            if PACKED in kinds:
+                self._unpack_ahead(offset, length)
             return self._put_together(runs, offset, length)
         except NebfsError:
             return None
 
     def _put_together(self, runs: list[Run], offset: int, length: int) -> memoryview | None:
         answer = _made_for(runs, length)
-        unpacked = 0
+        unpack = sum(run.kind == PACKED for run in runs) * self._block <= AT_ONCE
         for run in runs:
             if run.kind == PACKED:
                 assert self._packed is not None  # noqa: S101 - whoever has such blocks has it
-                unpacked += self._block
-                block = self._packed.at_once(
-                    run.start // self._block,
-                    Place(run.host, run.room),
-                    unpack=unpacked <= AT_ONCE,
-                )
+                place = Place(run.host, run.room)
+                block = self._packed.at_once(run.start // self._block, place, unpack=unpack)
                 if block is None:
                     return None
                 self._take(run, block, answer, offset)
             elif run.kind == DATA and not self._read_warm(run, answer, offset):
                 return None
         return answer
+
+    def _unpack_ahead(self, offset: int, length: int) -> None:
+        """Take note of a read, and have unpacked what will be read next. Raises Damaged."""
+        start, stop = self._reading.next(offset, length, self.size)
+        if start < stop and self._packed is not None:
+            runs = self._map.runs(start, stop - start, _NONE_HELD)
+            self._packed.ahead(
+                {
+                    run.start // self._block: Place(run.host, run.room)
+                    for run in runs
+                    if run.kind == PACKED
+                }
+            )
 
     async def pread(self, offset: int, length: int) -> bytes | memoryview:
         """Return exactly these bytes. Raises Damaged, and what the file's reader raises."""
@@ -152,6 +167,11 @@ class Mapped:
         if self._packed is not None:
             self._packed.forget()
         await self._file.aclose()
+
+
+def _as_it_is(place: Place) -> Place:
+    """Return the place of a block: here the map tells that itself."""
+    return place
 
 
 def _made_for(runs: list[Run], length: int) -> memoryview:

@@ -20,8 +20,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import trio
 
+from nebfs.content.layers.packed import AT_ONCE
 from nebfs.content.layers.qcow2_ahead import Run
-from nebfs.content.layers.qcow2_clusters import AT_ONCE, Clusters
+from nebfs.content.layers.qcow2_clusters import clusters_of
 from nebfs.content.layers.qcow2_header import HEAD, Header, names_backing, parse
 from nebfs.content.layers.qcow2_tables import (
     BENEATH,
@@ -136,7 +137,7 @@ class Qcow2:
         self.revision = revision
         self.cluster = 1 << header.cluster_bits
         self.tables = Tables(file, header)
-        self.clusters = Clusters(file, header)
+        self.clusters = clusters_of(file, header)
         self._run = Run()
         self._planned: tuple[int, int, Plan] | None = None
 

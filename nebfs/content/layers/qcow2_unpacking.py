@@ -39,6 +39,8 @@ MOST_WAITING: Final = 32
 """Jobs that may wait without anybody who waits for them: of 512 KiB each, 16 MiB."""
 
 Unpack: TypeAlias = Callable[[memoryview, int], bytes]
+UnpackBlock: TypeAlias = Callable[[int, memoryview], bytes]
+"""Given a block's number in the disk, and what it is packed in, returns it. It raises Damaged."""
 Outcome: TypeAlias = "list[bytes] | BaseException"
 
 _local = threading.local()
@@ -77,21 +79,20 @@ def _whole(found: bytes, size: int) -> bytes:
 
 
 class Job:
-    """Clusters for one thread: `parts` are their bytes, `size` is what each of them gives.
+    """Blocks for one thread: `parts` are their numbers, and what they are packed in.
 
     `done` is told the outcome by the loop of whoever made the job, unless that was given up.
     """
 
-    __slots__ = ("_done", "_parts", "_size", "_token", "_unpack", "given_up")
+    __slots__ = ("_done", "_parts", "_token", "_unpack", "given_up")
 
     def __init__(
         self,
-        unpack: Unpack,
-        parts: Sequence[memoryview],
-        size: int,
+        unpack: UnpackBlock,
+        parts: Sequence[tuple[int, memoryview]],
         done: Callable[[Outcome], None],
     ) -> None:
-        self._unpack, self._parts, self._size, self._done = unpack, parts, size, done
+        self._unpack, self._parts, self._done = unpack, parts, done
         self._token = trio.lowlevel.current_trio_token()
         self.given_up = False
 
@@ -100,10 +101,10 @@ class Job:
         outcome: Outcome
         try:
             outcome = found = []
-            for part in self._parts:
+            for number, part in self._parts:
                 if self.given_up:
                     return
-                found.append(self._unpack(part, self._size))
+                found.append(self._unpack(number, part))
         except BaseException as exc:  # noqa: BLE001 - whoever waits must hear of it, also of a bug
             outcome = exc
         with suppress(trio.RunFinishedError):

@@ -24,7 +24,7 @@ from nebfs.content.layers.blockmap import (
     Slice,
     overlap,
 )
-from nebfs.content.layers.blockmap_packed import Unpack
+from nebfs.content.layers.qcow2_unpacking import UnpackBlock
 from nebfs.content.layers.vmdk_header import (
     AT_END,
     GRAINS,
@@ -34,7 +34,7 @@ from nebfs.content.layers.vmdk_header import (
     parse,
 )
 from nebfs.content.stack import Reader
-from nebfs.errors import Damaged, Unsupported
+from nebfs.errors import Damaged
 
 try:
     from isal import isal_zlib as deflate
@@ -105,7 +105,7 @@ class VmdkLayout:
         self._turn = trio.Lock()
 
     @property
-    def unpack(self) -> Unpack | None:
+    def unpack(self) -> UnpackBlock | None:
         """What unpacks the grains, if they are compressed."""
         return Grains(self.block, self.size).unpack if self._compressed else None
 
