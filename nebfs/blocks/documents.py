@@ -16,6 +16,13 @@ from nebfs.blocks.blockfile import disk_threads
 log = structlog.get_logger()
 
 
+def decode(raw: bytes) -> bytes | None:
+    """Return the document in a file's bytes, or None when it is damaged."""
+    if len(raw) < 8 or xxh3_64_intdigest(raw[:-8]) != struct.unpack("<Q", raw[-8:])[0]:
+        return None
+    return raw[:-8]
+
+
 class Documents:
     """Named bytes in the cache directory, written whole or not at all, and checked when read.
 
@@ -38,10 +45,10 @@ class Documents:
         except OSError as exc:
             log.warning("document.unreadable", name=name, error=str(exc))
             return None
-        if len(raw) < 8 or xxh3_64_intdigest(raw[:-8]) != struct.unpack("<Q", raw[-8:])[0]:
+        data = decode(raw)
+        if data is None:
             log.warning("document.damaged", name=name)
-            return None
-        return raw[:-8]
+        return data
 
     async def save(self, name: str, data: bytes) -> None:
         """Replace the document. Readers see the old one or the new one."""

@@ -69,6 +69,8 @@ class Store(abc.ABC):
         self.reserved = 0
         self.evicted = 0
         self.faults = 0
+        self.pinned: frozenset[str] = frozenset()
+        """Keys of objects that never leave to make room."""
         self._corrupt = 0
         self._files: dict[str, BlockFile] = {}
         self._settled = trio.Event()
@@ -131,13 +133,16 @@ class Store(abc.ABC):
     async def discard(self, key: str, *, force: bool = False) -> int:
         """Remove what is here of an object and return how many bytes it took.
 
-        Raises Busy when somebody has it open: with `force` it then stays, but nothing of it.
+        Raises Busy when it is pinned, or somebody has it open: with `force` it then stays, but
+        nothing of it.
         """
+        if key in self.pinned and not force:
+            raise Busy("it is pinned")
         file = self._files.get(key)
         if file is None:
             return await self._discard_closed(key)
         if not force:
-            raise Busy("somebody has it open")
+            raise Busy("it is open")
         before = file.disk_bytes
         file.users += 1  # it must not be closed while its holes are punched
         try:
@@ -199,6 +204,8 @@ class Store(abc.ABC):
     def _candidates(self) -> Iterator[tuple[float, BlockFile | None, int, str]]:
         """Yield what could leave: (last use, open object and its group | None, its key)."""
         for file in self._files.values():
+            if file.key in self.pinned:
+                continue
             for group in range(-(-file.slots // GROUP_SLOTS)):
                 first = group * GROUP_SLOTS
                 stop = min(first + GROUP_SLOTS, file.slots)
@@ -361,16 +368,22 @@ class DiskStore(Store):
             and self._disk_has(amount)
         )
 
-    def room(self, keys: Container[str]) -> int:  # noqa: ARG002
-        """Return how many bytes the objects with these keys can take together, all others leaving:
-        a twentieth less than the limit, as that much is made free at a time.
+    def room(self, keys: Container[str]) -> int:
+        """Return how many bytes the objects with these keys can take together, all others leaving
+        but those that are pinned: a twentieth less than the limit, as that much is made free at a
+        time.
         """
         try:
             facts = os.statvfs(self.directory)
         except OSError:
             return 0
         disk = facts.f_bavail * facts.f_frsize - self.min_free + self.used
-        return max(0, min(self.limit, disk) - self.limit // 20)
+        kept = sum(self._taken(key) for key in self.pinned if key not in keys)
+        return max(0, min(self.limit, disk) - kept - self.limit // 20)
+
+    def _taken(self, key: str) -> int:
+        file = self._files.get(key)
+        return file.disk_bytes if file is not None else self._resting.get(key, (0.0, 0))[1]
 
     def refused(self) -> None:
         """Take note that the disk refused a write, so that the next orders do not try it."""
@@ -439,7 +452,8 @@ class DiskStore(Store):
     def _candidates(self) -> Iterator[tuple[float, BlockFile | None, int, str]]:
         yield from super()._candidates()
         for key, (used, _) in self._resting.items():
-            yield used, None, -1, key
+            if key not in self.pinned:
+                yield used, None, -1, key
 
     async def _discard_closed(self, key: str) -> int:
         _, size = self._resting.get(key, (0.0, 0))

@@ -17,6 +17,7 @@ from nebfs.cli.door import Door, verbose_option
 from nebfs.cli.explain import explain
 from nebfs.cli.ls import ls
 from nebfs.cli.mount import mount
+from nebfs.cli.pin import pin, unpin
 from nebfs.cli.profile import profile
 from nebfs.cli.refresh import refresh
 from nebfs.cli.status import status
@@ -47,6 +48,8 @@ for command in (
     explain,
     refresh,
     warm,
+    pin,
+    unpin,
     verify,
     cache_command,
     dashboard,

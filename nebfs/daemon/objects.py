@@ -1,7 +1,7 @@
 """The cache of a running daemon: what is in it, which parts, and taking it out.
 
-* ``GET /v1/cache``: ``kind``, ``directory``, ``limit``, ``used``, ``reserved``, ``pinned`` (bytes)
-  and ``objects``, a list of ``{"key", "source", "size", "cached", "disk" (bytes that it takes),
+* ``GET /v1/cache``: ``kind``, ``directory``, ``limit``, ``used``, ``reserved`` (bytes), and
+  ``objects``, a list of ``{"key", "source", "size", "cached", "disk" (bytes that it takes),
   "used" (seconds since the epoch), "verified" ("yes", "mismatch", or empty where it is not known),
   "open", "pinned"}``.
 * ``GET /v1/cache/map?path=``: ``files``, a list of ``{"key", "source", "size", "cached", "ranges":
@@ -23,7 +23,7 @@ from nebfs.daemon.finding import File, image_at, path_in
 from nebfs.daemon.resting import records
 from nebfs.daemon.web import Reply, Request, Routes, as_json
 from nebfs.daemon.wiring import House
-from nebfs.errors import Busy, NebfsError, UserError
+from nebfs.errors import NebfsError, UserError
 from nebfs.tree import ContentFile
 
 
@@ -67,6 +67,7 @@ async def listed(house: House) -> list[dict[str, object]]:
     else:
         found = [_of_memory(file) for file in store.open_files()]
     for one in found:
+        one["pinned"] = one["key"] in store.pinned
         file = store.file_of(str(one["key"]))
         if file is not None:
             used = max(file.touched.values(), default=one["used"])
@@ -128,8 +129,7 @@ async def _dropped(house: House, said: dict[str, object]) -> dict[str, object]:
             freed += await house.store.discard(key, force=force)
             gone.add(key)
         except NebfsError as exc:
-            reason = "it is open" if isinstance(exc, Busy) else str(exc)
-            kept.append({"key": key, "source": source, "reason": reason})
+            kept.append({"key": key, "source": source, "reason": str(exc)})
     _forget_pages(house, gone)
     return {"dropped": len(gone), "bytes": freed, "kept": kept}
 

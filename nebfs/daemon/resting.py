@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nebfs.blocks.index import Verdict
 from nebfs.blocks.resting import Resting, look_at_all
+from nebfs.daemon.pins import pinned_in
 from nebfs.errors import UserError
 
 VERDICTS = {Verdict.UNKNOWN: "", Verdict.VERIFIED: "yes", Verdict.MISMATCH: "mismatch"}
@@ -16,9 +17,13 @@ def records(directory: Path) -> list[dict[str, object]]:
     if not (directory / "VERSION").exists():
         raise UserError(f"{directory} is no cache directory of nebfs")
     try:
-        return [record(one) for one in look_at_all(directory)]
+        pinned = pinned_in(directory)
+        found = [record(one) for one in look_at_all(directory)]
     except OSError as exc:
         raise UserError(f"{directory} cannot be read: {exc.strerror}") from exc
+    for one in found:
+        one["pinned"] = one["key"] in pinned
+    return found
 
 
 def record(one: Resting) -> dict[str, object]:

@@ -9,6 +9,7 @@ from nebfs.daemon import (
     history,
     metrics,
     objects,
+    pinning,
     refreshing,
     verifying,
     warming,
@@ -35,5 +36,6 @@ def routes(house: House, status: Status, past: History) -> Routes:
         **warming.routes(house),
         **verifying.routes(house),
         **objects.routes(house),
+        **pinning.routes(house),
         **checking.routes(house),
     }

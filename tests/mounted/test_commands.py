@@ -195,3 +195,22 @@ def test_verify_finds_an_image_that_is_not_what_was_published(shared, nebfs, alp
     said = json.loads(nebfs("explain", "--json", alpine).stdout)
     assert (said["cached"], said["verified"]) == (0, "mismatch"), "it was left in the cache"
     assert "it is what was published" in nebfs("verify", alpine).output
+
+
+def test_pins_are_made_listed_and_taken_back(shared, nebfs, alpine):
+    nebfs("cache", "drop", "--all")
+    size = alpine.stat().st_size
+    done = nebfs("pin", "--warm", alpine)
+    assert "pinned, 0 B of 6.62 MiB is here" in done.output
+    assert "all of it is here" in done.output
+    (listed,) = [json.loads(line) for line in nebfs("pin", "--json").stdout.splitlines()]
+    assert [pin["size"] for pin in listed["pins"]] == [size]
+    for place in ([], ["--cache-dir", shared.mount.cache]):
+        objects = json.loads(nebfs("cache", "list", "--json", *place).stdout)
+        assert [o["size"] for o in objects if o["pinned"]] == [size]
+    assert "it is pinned; --force" in nebfs("cache", "drop", "--all", code=1).output
+    assert "pinned   6." in nebfs("cache", "usage").output
+    assert "not pinned any more" in nebfs("unpin", alpine).output
+    assert "nothing of that was pinned" in nebfs("unpin", alpine, code=1).output
+    assert "1 object dropped" in nebfs("cache", "drop", "--all").output
+    assert "read where it is" in nebfs("pin", shared.mount.image("twin.raw"), code=1).output
