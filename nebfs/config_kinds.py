@@ -21,7 +21,11 @@ from nebfs.model import kind_and_url
 
 
 def default_cache_dir() -> Path:
-    """Where blocks are cached: the system's place for root, the user's own place for others."""
+    """Where blocks are cached: the service's own directory (CacheDirectory= in systemd.exec(5)),
+    else the system's place for root, the user's own place for others.
+    """
+    if _of_service("CACHE_DIRECTORY"):
+        return Path(os.environ["CACHE_DIRECTORY"])
     if os.geteuid() == 0:
         return Path("/var/cache/nebfs")
     return _absolute_from("XDG_CACHE_HOME", Path.home() / ".cache") / "nebfs"
@@ -33,11 +37,19 @@ def default_run_dir() -> Path:
     The last resort is in /tmp, where anybody may have made it first: whoever uses it goes through
     `nebfs.daemon.registry.prepare`, which checks its owner.
     """
+    if _of_service("RUNTIME_DIRECTORY"):
+        return Path(os.environ["RUNTIME_DIRECTORY"])
     if os.geteuid() == 0:
         return Path("/run/nebfs")
     if os.environ.get("XDG_RUNTIME_DIR", "").startswith("/"):
         return Path(os.environ["XDG_RUNTIME_DIR"]) / "nebfs"
     return Path(f"/tmp/nebfs-{os.geteuid()}")  # noqa: S108 - owner-checked where it is used
+
+
+def _of_service(variable: str) -> bool:
+    """Whether systemd made one directory for this service (several are separated by colons)."""
+    value = os.environ.get(variable, "")
+    return value.startswith("/") and ":" not in value
 
 
 def _absolute_from(variable: str, otherwise: Path) -> Path:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
 import trio
 
 from nebfs.config import Settings
-from nebfs.daemon import control, listening, metrics, registry
+from nebfs.daemon import control, dump, listening, metrics, registry
 from nebfs.daemon.history import History, counts_of
+from nebfs.daemon.notify import Notifier
+from nebfs.daemon.reload import reload
 from nebfs.daemon.routes import routes
 from nebfs.daemon.status import Status
 from nebfs.daemon.wiring import House, built
@@ -21,6 +25,8 @@ from nebfs.errors import NebfsError
 from nebfs.fuse import Mounted, MountOptions, detach, serve
 
 log = structlog.get_logger()
+
+HUP, USR1 = signal.SIGHUP, signal.SIGUSR1
 
 DRAIN = 10.0
 """Seconds that files which are open at a TERM may go on being read before they get an error."""
@@ -36,8 +42,10 @@ def run(settings: Settings, mountpoint: Path, ready: Callable[[], None]) -> None
     # for programs that use select(2).
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    notifier = Notifier.taken_from(os.environ)  # before the fetcher inherits it
     try:
-        trio.run(_live, settings, mountpoint, ready)
+        with _told_where_it_hangs(), _deaf():
+            trio.run(_live, settings, mountpoint, ready, notifier)
     except* NebfsError as group:
         failure: BaseException = group
         while isinstance(failure, BaseExceptionGroup):
@@ -45,7 +53,34 @@ def run(settings: Settings, mountpoint: Path, ready: Callable[[], None]) -> None
         raise failure from group
 
 
-async def _live(settings: Settings, mountpoint: Path, ready: Callable[[], None]) -> None:
+@contextlib.contextmanager
+def _told_where_it_hangs() -> Iterator[None]:
+    """Have a watchdog's SIGABRT, or a crash, leave the threads' stacks on stderr."""
+    if faulthandler.is_enabled():
+        yield
+        return
+    faulthandler.enable(file=2)
+    try:
+        yield
+    finally:
+        faulthandler.disable()
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """While the first lists are had, HUP and USR1 come too early: they must not end us."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (HUP, USR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _live(
+    settings: Settings, mountpoint: Path, ready: Callable[[], None], notifier: Notifier
+) -> None:
+    notifier.starting(f"Asking for the first lists, to be mounted at {mountpoint}")
     async with built(settings) as house, trio.open_nursery() as nursery:
         status = Status(house, mountpoint)
         house.show_status(status.document)
@@ -72,11 +107,14 @@ async def _live(settings: Settings, mountpoint: Path, ready: Callable[[], None])
                 read_ahead_kb=facts.read_ahead_kb or "kernel's default",
                 cache=house.store.kind,
             )
+            notifier.ready(status.line())
+            nursery.start_soon(notifier.keep_telling, house.fetcher, status.line)
             ready()
 
+        obeying = _Obeying(settings, mountpoint, house, status, notifier)
         try:
             async with trio.open_nursery() as window:
-                window.start_soon(_obey_signals, house, mountpoint, window.cancel_scope)
+                window.start_soon(obeying.run, window)
                 await serve(
                     house.operations,
                     house.tree,
@@ -88,25 +126,54 @@ async def _live(settings: Settings, mountpoint: Path, ready: Callable[[], None])
         finally:
             with contextlib.suppress(OSError):
                 registry.unregister(settings.run_dir, mountpoint)
+            notifier.stopping()
             nursery.cancel_scope.cancel()
 
 
-async def _obey_signals(house: House, mountpoint: Path, scope: trio.CancelScope) -> None:
-    """HUP refreshes; TERM and INT stop: no new opens, a bound for what is open, then the end."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        stopping = False
-        async for number in signals:
-            if number == signal.SIGHUP:
-                log.info("refresh.asked", by="SIGHUP")
-                house.refresh_soon()
-            elif stopping:
-                scope.cancel()  # asked twice: at once
-            else:
-                stopping = True
-                log.info(
-                    "stop.asked", by=signal.Signals(number).name, open=house.operations.open_files
-                )
-                # Out of the way of new opens; the kernel ends the session by itself once the last
-                # file is closed, and then serve() returns.
-                await detach(mountpoint)
-                scope.deadline = trio.current_time() + DRAIN
+class _Obeying:
+    """HUP reloads; USR1 writes down what goes on; TERM and INT stop: no new opens, a bound for what
+    is open, then the end.
+    """
+
+    def __init__(
+        self, settings: Settings, mountpoint: Path, house: House, status: Status, notifier: Notifier
+    ) -> None:
+        self._settings = settings
+        self._mountpoint = mountpoint
+        self._house = house
+        self._status = status
+        self._notifier = notifier
+        self._reloads = trio.Lock()
+
+    async def run(self, window: trio.Nursery) -> None:
+        """Obey until cancelled; what takes its time is done in `window`."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, HUP, USR1) as signals:
+            stopping = False
+            async for number in signals:
+                if number == HUP:
+                    log.info("reload.asked", by="SIGHUP")
+                    window.start_soon(self._reload)
+                elif number == USR1:
+                    window.start_soon(
+                        dump.write,
+                        *(self._settings.run_dir, self._mountpoint, self._house, self._status),
+                    )
+                elif stopping:
+                    window.cancel_scope.cancel()  # asked twice: at once
+                else:
+                    stopping = True
+                    await self._stop(signal.Signals(number).name)
+                    window.cancel_scope.deadline = trio.current_time() + DRAIN
+
+    async def _reload(self) -> None:
+        async with self._reloads:  # each sees what was written before its own signal
+            self._notifier.reloading()
+            troubles = await reload(self._settings, self._house)
+            self._notifier.ready("; ".join([self._status.line(), *troubles]))
+
+    async def _stop(self, by: str) -> None:
+        log.info("stop.asked", by=by, open=self._house.operations.open_files)
+        self._notifier.stopping()
+        # Out of the way of new opens; the kernel ends the session by itself once the last file is
+        # closed, and then serve() returns.
+        await detach(self._mountpoint)

@@ -31,8 +31,8 @@ class Status:
         * ``places``: a list of ``{"kind": "marketplace" | "datastore", "name", "healthy": bool,
           "trouble": text, "objects": int, "age": seconds since its list was taken, or null}``;
         * ``trouble`` (text): what is wrong with the whole, such as refused credentials, or empty;
-        * ``rates``: ``served`` and ``fetched`` (bytes per second) and ``hit_rate`` (0 to 1, or null)
-          over the last seconds, or empty; on the control socket alone;
+        * ``rates``: ``served`` and ``fetched`` (bytes per second) and ``hit_rate`` (0 to 1, or
+          null) over the last seconds, or empty; on the control socket alone;
         * ``cache``: ``{"used": bytes, "limit": bytes, "hits": int, "misses": int}`` and more.
         """
         house = self._house
@@ -83,6 +83,14 @@ class Status:
     def age_of(moment: float) -> float | None:
         """Return how long ago a moment (seconds since the epoch) was; None where it is 0: never."""
         return time.time() - moment if moment else None
+
+    def line(self) -> str:
+        """Return in one line what is served, and what is wrong with it."""
+        facts = self.facts()
+        said = f"{facts['source']} at {facts['mountpoint']}"
+        troubles = [str(facts["trouble"])] if facts["trouble"] else []
+        troubles += [f"{p['name']}: {p['trouble']}" for p in self.places() if p["trouble"]]
+        return f"{said}: {'; '.join(troubles)}"[:500] if troubles else said
 
     def document(self) -> bytes:
         """Return the facts as .nebfs/status.json shows them."""

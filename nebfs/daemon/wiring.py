@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from nebfs.config import Settings
 from nebfs.content import Library, LibrarySettings, Prober
 from nebfs.content.disks import Inside
 from nebfs.content.profiling import Shelf
-from nebfs.daemon.pins import Pins
+from nebfs.daemon.credentials import session_of
 from nebfs.datastores import DatastoreDrivers, DeferringDatastore, SystemDatastore
 from nebfs.errors import Refused, Unreachable, Unsupported
 from nebfs.fetcher import access
@@ -46,7 +46,6 @@ from nebfs.opennebula import (
     FrontEnd,
     NotAuthenticated,
     find_endpoint,
-    find_session,
 )
 from nebfs.tree import Tree, TreeSettings
 
@@ -73,16 +72,13 @@ class House:
     tree: Tree
     operations: Operations
     nursery: trio.Nursery
-    pins: Pins = field(init=False)
     _status: list[Callable[[], bytes]]
+    caller: Caller | None = None
+    """Who asks the front-end; None without a cloud."""
 
     def show_status(self, make: Callable[[], bytes]) -> None:
         """Have .nebfs/status.json made by `make`."""
         self._status[:] = [make]
-
-    def refresh_soon(self) -> None:
-        """Ask for new lists, in the background."""
-        self.nursery.start_soon(self.catalog.refresh)
 
 
 @asynccontextmanager
@@ -95,7 +91,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
     try:
         async with open_fetcher(fetcher_settings(settings)) as fetcher:
             drivers = _datastore_drivers(settings, fetcher)
-            source, survey, identity = _survey(settings, fetcher, drivers)
+            source, survey, identity, caller = _survey(settings, fetcher, drivers)
             catalog = Catalog(
                 survey,
                 documents,
@@ -135,8 +131,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                     Shelf(documents) if kept else None,
                     nursery,
                 )
-                house.pins = Pins(store, documents)
-                await house.pins.load()
+                house.caller = caller
                 if isinstance(store, DiskStore):
                     nursery.start_soon(store.measure)
                 nursery.start_soon(prober.run)
@@ -316,8 +311,9 @@ def _datastore_drivers(settings: Settings, fetcher: FetcherProcess) -> Datastore
 
 def _survey(
     settings: Settings, fetcher: FetcherProcess, drivers: DatastoreDrivers
-) -> tuple[str, Survey, str]:
-    """Return what is mounted (for people), how its lists are had, and a name for the saved ones.
+) -> tuple[str, Survey, str, Caller | None]:
+    """Return what is mounted (for people), how its lists are had, a name for the saved ones, and
+    who asks the front-end.
 
     The name is of the endpoint and the session: lists that one user may see are not another's.
     """
@@ -333,12 +329,12 @@ def _survey(
     if settings.marketplaces:
         urls = settings.marketplaces
         source = ",".join(map(without_credentials, urls))
-        return source, partial(surveyor.marketplaces, urls), _digest(*urls)
-    session = find_session(os.environ, Path.home(), path=settings.auth_file)
+        return source, partial(surveyor.marketplaces, urls), _digest(*urls), None
+    session = session_of(settings)
     endpoint = find_endpoint(os.environ, Path.home(), explicit=settings.source)
-    front_end = FrontEnd(Caller(fetcher.call, endpoint, session))
-    survey = partial(surveyor.cloud, front_end, endpoint)
-    return without_credentials(endpoint), survey, _digest(endpoint, session.text)
+    caller = Caller(fetcher.call, endpoint, session)
+    survey = partial(surveyor.cloud, FrontEnd(caller), endpoint)
+    return without_credentials(endpoint), survey, _digest(endpoint, session.text), caller
 
 
 def _system(settings: Settings) -> SystemDatastore | None:

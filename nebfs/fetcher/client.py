@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +16,14 @@ import trio
 from nebfs.errors import BadAnswer, FetcherDied, Unreachable
 from nebfs.fetcher.messages import CallAnswer, CallRequest, Early, FetchRequest, Progress
 from nebfs.fetcher.process import WorkerProcess
-from nebfs.fetcher.questions import MAX_DEATHS, CallQuestion, FetchQuestion, Question, failed
+from nebfs.fetcher.questions import (
+    MAX_DEATHS,
+    CallQuestion,
+    FetchQuestion,
+    Question,
+    WordQuestion,
+    failed,
+)
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.wire import Frame, Parcel
 from nebfs.model import Revision
@@ -53,6 +62,8 @@ class FetcherProcess:
         self._numbers = 0
         self._worker: WorkerProcess | None = None
         self._life = 0
+        self._heard_in = 0
+        """The last life of which the worker has said something."""
         self._fetched = 0
         self._closed = False
         self._farewells: dict[int, trio.Event] = {}
@@ -71,6 +82,17 @@ class FetcherProcess:
         """Return the numbers of now."""
         return FetcherStatistics(len(self._questions), self.restarts, self._fetched)
 
+    def outstanding(self) -> list[dict[str, object]]:
+        """Return what the worker was asked and has not answered: what, and how often it died."""
+        return [
+            {
+                "order": question.shown,
+                "sent": question.asked_in == self._life,
+                "deaths": question.deaths,
+            }
+            for question in self._questions.values()
+        ]
+
     async def fetch(
         self, request: FetchRequest, fd: int, progress: Progress, early: Early | None = None
     ) -> Revision:
@@ -85,6 +107,24 @@ class FetcherProcess:
         """See messages.Fetcher.call. A worker that dies is asked again: calls must only read."""
         question = CallQuestion(self._next_number(), request)
         return cast("CallAnswer", await self._ask(question))
+
+    async def ping(self) -> None:
+        """Return when the worker has answered: its loop turns. It has no end of its own."""
+        await self._ask(WordQuestion(self._next_number(), "ping"))
+
+    async def reload(self) -> None:
+        """Have the worker read its file of credentials again, and use it for what is asked from now
+        on; what is under way goes on with what it began with. Raises FetcherDied.
+        """
+        await self._ask(WordQuestion(self._next_number(), "reload"))
+
+    def kill(self) -> None:
+        """End a worker that hangs. It is started again, and what it was asked is asked again.
+
+        One that has not said anything yet is left alone: on a busy machine a start takes its time.
+        """
+        if self._worker is not None and self._heard_in == self._life:
+            os.kill(self._worker.pid, signal.SIGKILL)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a worker alive until cancelled. Raises OSError when the first cannot be started."""
@@ -203,6 +243,7 @@ class FetcherProcess:
         """Take what the worker says until it is gone, or not to be understood."""
         try:
             while frames := await worker.receive():
+                self._heard_in = self._life
                 for frame in frames:
                     self._take(frame)
                 await trio.lowlevel.checkpoint()
@@ -238,6 +279,8 @@ class FetcherProcess:
             question.answered(header)
         elif isinstance(question, CallQuestion):
             question.answered(header, frame.payload)
+        else:
+            question.settle(None)
 
 
 @asynccontextmanager

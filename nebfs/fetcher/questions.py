@@ -12,7 +12,7 @@ from nebfs.errors import NebfsError
 from nebfs.fetcher import records
 from nebfs.fetcher.messages import CallAnswer, CallRequest, Early, FetchRequest, Progress
 from nebfs.fetcher.wire import Parcel
-from nebfs.model import Revision
+from nebfs.model import Revision, without_credentials
 
 MAX_DEATHS = 2
 """Worker deaths after which a question is given up: it may well be what kills the worker."""
@@ -36,6 +36,11 @@ class Question:
 
     def parcel(self) -> Parcel:
         """Write it for the wire, as it has to be asked now."""
+        raise NotImplementedError
+
+    @property
+    def shown(self) -> str:
+        """What is asked for, as it may be logged."""
         raise NotImplementedError
 
     def settle(self, answer: object) -> None:
@@ -65,10 +70,34 @@ class CallQuestion(Question):
         header = {"do": "call", "id": self.number, **records.call_to_json(self._request)}
         return Parcel(header, self._request.body)
 
+    @property
+    def shown(self) -> str:
+        """Whom it asks."""
+        return f"call {self._request.transport} {without_credentials(self._request.url)}"
+
     def answered(self, header: records.Json, payload: bytes) -> None:
         """Take the worker's answer."""
         answer: CallAnswer = records.answer_from_json(header, payload)
         self.settle(answer)
+
+
+class WordQuestion(Question):
+    """One word to the worker: ``ping``, or ``reload`` of its file of credentials."""
+
+    __slots__ = ("_word",)
+
+    def __init__(self, number: int, word: str) -> None:
+        super().__init__(number)
+        self._word = word
+
+    def parcel(self) -> Parcel:
+        """Write it for the wire."""
+        return Parcel({"do": self._word, "id": self.number})
+
+    @property
+    def shown(self) -> str:
+        """The word."""
+        return self._word
 
 
 class FetchQuestion(Question):
@@ -104,6 +133,13 @@ class FetchQuestion(Question):
             )
         header = {"do": "fetch", "id": self.number, **records.fetch_to_json(request)}
         return Parcel(header, fds=(self._fd,))
+
+    @property
+    def shown(self) -> str:
+        """Which bytes of what."""
+        locator, ranges = self._request.locator, self._request.ranges
+        spans = ",".join(f"{start}-{stop}" for start, stop in ranges[:4])
+        return f"fetch {locator.transport} {locator.shown} {spans}"
 
     def progressed(self, header: records.Json) -> int:
         """Take a report of filled slots; return their bytes. A failing listener fails the fetch."""

@@ -4,9 +4,10 @@ It keeps nothing that matters, caps nothing (the daemon decides how much is aske
 with the daemon: by SIGTERM, by the end of the socket, and by PR_SET_PDEATHSIG when the daemon is
 killed while a child of its own still holds the socket.
 
-Frames in: ``{"do": "fetch" | "call" | "cancel", "id": number, ...}``. Frames out: ``{"is":
-"filled" | "early" | "fetched" | "answered" | "failed" | "cancelled", "id": number, ...}``. Every
-cancel is answered with cancelled, which says that nothing of that request is written any more.
+Frames in: ``{"do": "fetch" | "call" | "ping" | "reload" | "cancel", "id": number, ...}``. Frames
+out: ``{"is": "filled" | "early" | "fetched" | "answered" | "failed" | "cancelled", "id": number,
+...}``. Every cancel is answered with cancelled, which says that nothing of that request is written
+any more.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import structlog
 
 from nebfs import logs
 from nebfs.errors import FetcherDied, NebfsError, Unreachable
-from nebfs.fetcher import records, wire
+from nebfs.fetcher import access, records, wire
 from nebfs.fetcher.messages import CallRequest, FetchRequest, Filled
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports import Transport, make_transport
@@ -112,6 +113,7 @@ class Worker:
         self._outbox: collections.deque[wire.Parcel] = collections.deque()
         self._tasks: dict[int, asyncio.Task[_Answer]] = {}
         self._transports: dict[str, Transport] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
 
@@ -129,7 +131,7 @@ class Worker:
             self._loop.remove_writer(self._socket)
             for task in self._tasks.values():
                 task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*self._tasks.values(), *self._retiring, return_exceptions=True)
             for transport in self._transports.values():
                 await transport.aclose()
             while self._outbox:
@@ -167,6 +169,10 @@ class Worker:
             case "call":
                 call = records.call_from_json(header, frame.payload)
                 self._start(number, self._call(call))
+            case "ping":
+                self.send({"is": "answered", "id": number})
+            case "reload":
+                self._start(number, self._reload())
             case "cancel":
                 running = self._tasks.get(number)
                 if running is None:
@@ -213,6 +219,22 @@ class Worker:
         except Exception as exc:  # noqa: BLE001 - every failure is an answer
             return _failed(exc), b""
         return {"is": "answered", **records.answer_to_json(answer)}, answer.body
+
+    async def _reload(self) -> _Answer:
+        """Have what is asked from now on done by new transports, which read their settings' files
+        anew.
+        """
+        try:
+            if self._settings.credentials_file:
+                access.load(self._settings.credentials_file)
+        except NebfsError as exc:
+            return _failed(exc), b""
+        old, self._transports = list(self._transports.values()), {}
+        users = {task for task in self._tasks.values() if task is not asyncio.current_task()}
+        retiring = self._loop.create_task(_retire(old, users))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        return {"is": "answered"}, b""
 
     def _transport(self, name: str) -> Transport:
         transport = self._transports.get(name)
@@ -291,6 +313,14 @@ class _Reporter:
     def take(self) -> list[tuple[int, int, int, bool]]:
         slots, self._slots = self._slots, []
         return records.filled_to_json(slots)
+
+
+async def _retire(transports: Sequence[Transport], users: set[asyncio.Task[_Answer]]) -> None:
+    """Close `transports` once nobody of `users` is at work any more."""
+    if users:
+        await asyncio.wait(users)
+    for transport in transports:
+        await transport.aclose()
 
 
 def _failed(exc: Exception) -> dict[str, Any]:

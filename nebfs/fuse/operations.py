@@ -479,6 +479,20 @@ class Operations(pyfuse3.Operations):
             self._tree.outdated(node)
             raise
 
+    def open_now(self) -> list[dict[str, object]]:
+        """Return what is open: each file's name and place, and how its reads were answered."""
+        found: list[dict[str, object]] = []
+        for fh, file in self._files.items():
+            match file:
+                case _Disk():
+                    facts = facts_of(file.node.content, file.node.name)
+                    found.append({"fh": fh, **facts, "size": file.reader.size, "warm": file.hits})
+                case _Shared():
+                    found.append({"fh": fh, "kind": "of a shared directory"})
+                case _Text():
+                    found.append({"fh": fh, "kind": "document", "size": len(file.data)})
+        return found + [{"fh": fh, "kind": "directory"} for fh in self._lists]
+
     @property
     def open_files(self) -> int:
         """How many files and directories are open."""

@@ -75,6 +75,15 @@ class Caller:
         """The front-end's URL as it may be shown."""
         return without_credentials(self._endpoint)
 
+    @property
+    def session(self) -> Session:
+        """As whom it calls."""
+        return self._session
+
+    def renew(self, session: Session) -> None:
+        """Use `session`, which has another secret, from the next call on."""
+        self._session = session
+
     async def once(self, parse: Callable[[Value], T], method: str, *params: Parameter) -> T:
         """Return ``parse(answer)`` of one call; the session is put in front of `params`.
 
@@ -82,7 +91,8 @@ class Caller:
         RpcError, Unreachable, BadAnswer, UserError (a parameter that cannot be sent), FetcherDied,
         and whatever `parse` raises.
         """
-        body = encode(method, (self._session.text, *params))
+        session = self._session
+        body = encode(method, (session.text, *params))
         request = CallRequest(
             method="POST",
             url=self._endpoint,
@@ -96,7 +106,7 @@ class Caller:
         self._check_status(answer, method)
 
         def decoded() -> T:
-            return parse(decode(answer.body, method=method, secret=self._session.secret))
+            return parse(decode(answer.body, method=method, secret=session.secret))
 
         if len(answer.body) <= INLINE_LIMIT:
             return decoded()

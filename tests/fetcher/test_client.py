@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from nebfs.errors import Changed, FetcherDied, Missing, Unreachable, Unsupported
+from nebfs.errors import Changed, FetcherDied, Missing, NebfsError, Unreachable, Unsupported
 from nebfs.fetcher.client import open_fetcher
 from nebfs.fetcher.messages import CallRequest, FetchRequest
 from nebfs.fetcher.settings import FetcherSettings
@@ -364,3 +364,63 @@ async def test_stopped_worker_is_killed_at_the_end(monkeypatch):
         pid = fetcher.pid
         os.kill(pid, signal.SIGSTOP)
     assert not alive(pid)
+
+
+# --- one word -------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_hangs_does_not_answer_and_the_next_one_does():
+    async with open_fetcher(PATIENT) as fetcher:
+        await fetcher.ping()
+        hung = fetcher.pid
+        os.kill(hung, signal.SIGSTOP)
+        with trio.move_on_after(0.3) as waited:
+            await fetcher.ping()
+        assert waited.cancelled_caught
+        fetcher.kill()
+        with trio.fail_after(30):
+            await fetcher.ping()
+        assert fetcher.pid != hung
+        assert not alive(hung)
+
+
+async def test_new_credentials_are_used_and_what_is_under_way_goes_on(
+    serve, origin, target, answer, tmp_path
+):
+    file = tmp_path / "credentials.toml"
+    gate = Gate(origin, 5)
+
+    def script(request):
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if request.target != "/d":
+            return answer(200, token.encode())
+        return gate(request)
+
+    server = serve(script)
+
+    def write(token):
+        file.write_text(f'["{server.url}"]\nbearer-token = "{token}"\n')
+        file.chmod(0o600)
+
+    async def shown():
+        return (await fetcher.call(CallRequest("GET", server.url + "/who"))).body
+
+    write("old")
+    settings = FetcherSettings(credentials_file=str(file), trust_env=False)
+    async with open_fetcher(settings) as fetcher, trio.open_nursery() as nursery:
+        assert await shown() == b"old"
+        request = target.request(server.url + "/d", (0, 10), expected=None)
+        nursery.start_soon(fetcher.fetch, request, target.fd, target.progress)
+        await until(lambda: gate.waiting.acquire(blocking=False))
+        write("new")
+        assert await shown() == b"old"
+        await fetcher.reload()
+        assert await shown() == b"new"
+        file.write_text("this is no TOML")
+        with pytest.raises(NebfsError):
+            await fetcher.reload()
+        assert await shown() == b"new"
+        gate.opened.set()
+    assert fetcher.restarts == 0
+    target.check()
+    assert target.slots == set(range(10))
