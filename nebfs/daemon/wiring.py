@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from nebfs.content import Library, LibrarySettings, Prober
 from nebfs.content.disks import Inside
 from nebfs.content.profiling import Shelf
 from nebfs.daemon.credentials import session_of
+from nebfs.daemon.pins import Pins
 from nebfs.datastores import DatastoreDrivers, DeferringDatastore, SystemDatastore
 from nebfs.errors import Refused, Unreachable, Unsupported
 from nebfs.fetcher import access
@@ -72,6 +73,7 @@ class House:
     tree: Tree
     operations: Operations
     nursery: trio.Nursery
+    pins: Pins = field(init=False)
     _status: list[Callable[[], bytes]]
     caller: Caller | None = None
     """Who asks the front-end; None without a cloud."""
@@ -132,6 +134,8 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                     nursery,
                 )
                 house.caller = caller
+                house.pins = Pins(store, documents)
+                await house.pins.load()
                 if isinstance(store, DiskStore):
                     nursery.start_soon(store.measure)
                 nursery.start_soon(prober.run)
