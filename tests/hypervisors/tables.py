@@ -18,6 +18,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from tests.hypervisors.machine import QEMU, version
+from tests.hypervisors.world import AS_PUBLISHED, INSIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,26 @@ def read(results: Path) -> Iterator[Seen]:
 
 def crossed(all_seen: list[Seen], table: str, title: str) -> str:
     """Return the table whose cells say whether a row was seen with a column."""
-    cells = [seen for seen in all_seen if seen.table == table]
-    columns = list(dict.fromkeys(seen.what for seen in cells))
+    cells = sorted((seen for seen in all_seen if seen.table == table), key=_order)
+    columns = list(dict.fromkeys(seen.what for seen in sorted(cells, key=_column)))
     lines = [[title, *columns], ["---"] * (len(columns) + 1)]
     for row in dict.fromkeys(seen.row for seen in cells):
         found = {seen.what for seen in cells if seen.row == row}
         lines.append([row, *("yes" if column in found else "" for column in columns)])
-    return _drawn(lines)
+    tests = ", ".join(dict.fromkeys(f"`{seen.test}`" for seen in cells))
+    return f"{_drawn(lines)}\n\nTests: {tests}"
+
+
+def _order(seen: Seen) -> bool:
+    """Marketplaces are before datastores; all else stays in its order."""
+    return seen.row.startswith("datastore")
+
+
+def _column(seen: Seen) -> int:
+    """The two faces are the first columns, raw disks before others; then what is special."""
+    kinds = [f"{kind}, {face}" for kind in ("raw", "qcow2") for face in (AS_PUBLISHED, INSIDE)]
+    what = seen.what.rpartition(": ")[2]
+    return kinds.index(what) if what in kinds else len(kinds)
 
 
 def listed(all_seen: list[Seen], table: str) -> str:

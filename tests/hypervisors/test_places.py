@@ -66,7 +66,7 @@ def test_ceph(image, ceph, guest, boots, seen):
     told = (("POOL_NAME", "one"), ("CEPH_HOST", f"v2:{ceph.monitor}"), ("LN_TARGET", "NONE"))
     settings = f'[ceph.datastores.ceph]\nuser = "nebfs"\nkeyring = "{ceph.keyring}"\n'
     check(boots, guest, image("ceph", f"one/one-{STORE}", settings, told, disk_type=3))
-    seen("places", "ceph", f"raw, {AS_PUBLISHED}")
+    seen("places", "datastore `ceph`", f"raw, {AS_PUBLISHED}")
 
 
 def test_iscsi(image, tgt, guest, boots, seen):
@@ -75,7 +75,7 @@ def test_iscsi(image, tgt, guest, boots, seen):
     told = (("ISCSI_HOST", tgt.portal), ("LN_TARGET", "NONE"))
     path = image("iscsi_libvirt", unit, "", told, disk_type=9, persistent=True)
     check(boots, guest, path)
-    seen("places", "iscsi_libvirt", f"raw, {AS_PUBLISHED}")
+    seen("places", "datastore `iscsi_libvirt`", f"raw, {AS_PUBLISHED}")
 
 
 def test_dev(image, guest, boots, tmp_path, seen):
@@ -85,7 +85,7 @@ def test_dev(image, guest, boots, tmp_path, seen):
         check(boots, guest, image("dev", loop.path, settings, disk_type=2, persistent=True))
     finally:
         loop.close()
-    seen("places", "dev", f"raw, {AS_PUBLISHED}")
+    seen("places", "datastore `dev`", f"raw, {AS_PUBLISHED}")
 
 
 def test_lvm(image, guest, boots, tmp_path, monkeypatch, seen):
@@ -102,7 +102,7 @@ def test_lvm(image, guest, boots, tmp_path, monkeypatch, seen):
         check(boots, guest, image("lvm", f"{group.name}/{volume}", settings, disk_type=2))
     finally:
         group.close()
-    seen("places", "lvm", f"raw, {AS_PUBLISHED}")
+    seen("places", "datastore `lvm`", f"raw, {AS_PUBLISHED}")
 
 
 def test_a_chain_of_snapshots(image, guest, boots, tmp_path, tool, seen):
@@ -120,7 +120,7 @@ def test_a_chain_of_snapshots(image, guest, boots, tmp_path, tool, seen):
     path = image("fs", f"{store}//guest", "", told, "qcow2", format="qcow2",
                  snapshots=snapshots, current_base=0, next_snapshot=1)  # fmt: skip
     check(boots, guest, path)
-    seen("places", "fs", "a chain of snapshots")
+    seen("places", "datastore `fs`", "a chain of snapshots")
 
 
 def test_radosgw(cloud, make_mount, servers, radosgw, guest, boots, seen):
@@ -141,7 +141,7 @@ def test_radosgw(cloud, make_mount, servers, radosgw, guest, boots, seen):
     mount = make_mount(servers.frontend_url)
     mount.start()
     check(boots, guest, mount.app("stored raw", "Private S3") / "stored raw.raw")
-    seen("places", "s3", "raw, from radosgw")
+    seen("places", "marketplace `s3`", "raw, from radosgw")
 
 
 def test_linux_containers(cloud, make_mount, servers, guest, boots, tool, tmp_path, seen):
@@ -155,10 +155,10 @@ def test_linux_containers(cloud, make_mount, servers, guest, boots, tool, tmp_pa
     app = mount.app("alpine_3.20", "Linux Containers")
     (published,) = app.glob("*.qcow2")
     check(boots, guest, published, "qcow2")
-    seen("places", "linuxcontainers", f"qcow2, {AS_PUBLISHED}")
+    seen("places", "marketplace `linuxcontainers`", f"qcow2, {AS_PUBLISHED}")
     inside = mount.path / "raw" / published.relative_to(mount.path).with_suffix(".raw")
     check(boots, guest, inside)
-    seen("places", "linuxcontainers", f"qcow2, {INSIDE}")
+    seen("places", "marketplace `linuxcontainers`", f"qcow2, {INSIDE}")
     (squashfs,) = app.glob("*.squashfs")
     where = tmp_path / "root"
     where.mkdir()
@@ -167,4 +167,4 @@ def test_linux_containers(cloud, make_mount, servers, guest, boots, tool, tmp_pa
         assert any(where.iterdir())
     finally:
         subprocess.run(["umount", where], check=True)
-    seen("places", "linuxcontainers", "squashfs, mounted")
+    seen("places", "marketplace `linuxcontainers`", "squashfs, mounted")

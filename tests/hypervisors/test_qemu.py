@@ -57,7 +57,9 @@ PLACES = list(itertools.product(("one", "http", "s3", "fs"), DISKS))
 def test_every_place(place, disk, world, guest, boots, seen):
     kind, face = disk
     assert boots(world.disk(place, kind, face).drive(MODE))["disk"] == guest.proof
-    seen("places", place, f"{kind}, {face}")
+    seen(
+        "places", f"{'datastore' if place == 'fs' else 'marketplace'} `{place}`", f"{kind}, {face}"
+    )
 
 
 FORMS = [(name, face) for name, kind in KINDS.items() for face in kind.faces]
