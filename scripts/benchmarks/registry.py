@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scripts.benchmarks.cases import cold, decode, fill, inside, latency, listing, memory, warm
+from scripts.benchmarks.cases import (
+    cold,
+    decode,
+    fill,
+    guests,
+    inside,
+    latency,
+    listing,
+    memory,
+    warm,
+)
 from scripts.benchmarks.rounds import Bench, Result
 
 
@@ -39,6 +49,7 @@ CASES = (
     Case("fill-link", "the same over the link", _one(fill.link), True),
     Case("boot", "two recorded boots, loopback", lambda b: latency.boots(b, "loopback")),
     Case("boot-link", "the same over the link", lambda b: latency.boots(b, "link"), True),
+    Case("boot-guest", "a real guest boots over the link", _one(guests.boot_guest), True),
     Case("memory", "memory while four images stream in", _one(memory.streaming)),
     Case("listing", "ls -lR of 10,000 entries", _one(listing.datastore)),
     Case("listing-market", "ls -lR of 2,000 apps", _one(listing.marketplace)),

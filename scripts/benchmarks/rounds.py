@@ -90,8 +90,11 @@ def alternate(
     peers: Sequence[_C],
     once: Callable[[_C], Figures],
     runs: int | None = None,
+    enough: float = ONCE_IS_ENOUGH,
 ) -> None:
-    """Let every peer run once in each round; one that fails is out, with its reason."""
+    """Let every peer run once in each round; one that fails is out, with its reason, and one that
+    takes longer than `enough` seconds after its first run.
+    """
     patient = [peer for peer in peers if not _missing(result, peer)]
     for _ in range(runs or bench.runs):
         for peer in list(patient):
@@ -107,7 +110,7 @@ def alternate(
                 patient.remove(peer)
             else:
                 result.add(peer.name, figures)
-                if time.monotonic() - began > ONCE_IS_ENOUGH:
+                if time.monotonic() - began > enough:
                     result.remarks[peer.name] = "one run only: it takes too long"
                     patient.remove(peer)
             words = result.remarks.get(peer.name) or _short(result, peer.name)

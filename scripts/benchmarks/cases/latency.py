@@ -117,11 +117,16 @@ def boots(bench: Bench, where: str) -> list[Result]:
         suffix = "-link" if where == "link" else ""
         title = f"Recorded boot ({name.removeprefix('boot-')}), cold, {site.name}"
         result = Result(f"{name}{suffix}", title, "s", more_is_better=False, baseline="")
-        own = (bench.nebfs, Booted(bench.nebfs, trace_path(name)))
+        trace = trace_path(name)
+
+        def replay(site: Site, path: Path, image: Image, trace: Path = trace) -> None:
+            site.read("replay", path, image.path, trace)
+
+        own = (bench.nebfs, Booted(bench.nebfs, replay))
         peers: tuple[Peer, ...] = (*own, *RCLONES, *NBDKITS)
         if bench.quick and site is bench.link:  # the others are slow there, one after the other
             peers = (*own, *QUICK_RCLONES)
-        found.append(_boot(bench, result, site, peers, image, trace_path(name)))
+        found.append(_boot(bench, result, site, peers, image, trace))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,13 +19,13 @@ KEPT = 10.0
 
 
 class Booted:
-    """`nebfs`, after one boot elsewhere that has read what `trace` has."""
+    """`nebfs`, after one boot elsewhere: `boot` does it, given an image and its path in a mount."""
 
     name = "nebfs profile"
 
-    def __init__(self, nebfs: Peer, trace: Path) -> None:
+    def __init__(self, nebfs: Peer, boot: Callable[[Site, Path, Image], None]) -> None:
         self._nebfs = nebfs
-        self._trace = trace
+        self._boot = boot
         self._profile = ""
 
     def missing(self) -> str | None:
@@ -55,7 +55,7 @@ class Booted:
         (image,) = images
         with self._nebfs.mount(site, home, images, tls) as mounted:
             path = mounted.path(image)
-            site.read("replay", path, image.path, self._trace)
+            self._boot(site, path, image)
             end = time.monotonic() + KEPT
             while True:
                 try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from scripts.benchmarks.guest import make_guest
 from scripts.benchmarks.peers import rclone
 from scripts.benchmarks.peers.local import Native, Passthrough, build_passthroughs
 from scripts.benchmarks.peers.others import Httpdirfs, Nbdkit
@@ -15,6 +16,7 @@ from scripts.benchmarks.processes import Failed, run
 DEBIAN_PACKAGES = (
     *("rclone", "nbdkit", "libnbd-bin", "httpdirfs"),
     *("qemu-utils", "qemu-system-common", "gzip", "bzip2", "xz-utils", "zstd"),
+    *("qemu-system-x86", "seabios", "debootstrap", "busybox-static"),
     *("g++", "pkg-config", "libfuse3-dev", "dpkg-dev", "openssl"),
 )
 
@@ -53,6 +55,7 @@ def install(say: Callable[[str], None]) -> None:
         ("Debian packages", packages),
         ("the newest rclone", rclone.install_newest),
         ("libfuse's examples", build_passthroughs),
+        ("a guest", make_guest),
     ):
         say(f"installing {what}")
         try:

@@ -57,7 +57,7 @@ class Nebfs:
 
         def path(root: Path, image: Image) -> Path:
             number = image.number + (TLS_NUMBERS if tls else 0)
-            found = next((root / f".nebfs/by-id/apps/{number}").glob("*.raw"), None)
+            found = next((root / f".nebfs/by-id/apps/{number}").glob(f"*{image.path.suffix}"), None)
             if found is None:
                 raise Failed(f"it does not show the image {number}")
             return found
