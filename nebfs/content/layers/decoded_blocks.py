@@ -98,13 +98,10 @@ class Blocks:
             reader = await self._source()
             await self._store.reserve(amount)
             try:
-                for block in blocks:
-                    packed = await self._fetch(reader, block)
-                    made += await trio.to_thread.run_sync(
-                        decode_block, self._compression, packed, block, limiter=decode_threads
-                    )
+                packed = [await self._fetch(reader, block) for block in blocks]
+                # Together: of a few bytes each, a thread for each would be what takes the time.
                 filled = await trio.to_thread.run_sync(
-                    self._record, made, start, claimed, limiter=decode_threads
+                    self._unpack, packed, blocks, made, start, claimed, limiter=decode_threads
                 )
             finally:
                 self._store.settle(amount)
@@ -152,12 +149,23 @@ class Blocks:
             raise
         return memoryview(packed)
 
-    def _record(self, made: bytearray, start: int, slots: Sequence[int]) -> list[Filled]:
-        view, found = memoryview(made), []
+    def _unpack(
+        self,
+        packed: Sequence[memoryview],
+        blocks: Sequence[Block],
+        made: bytearray,
+        start: int,
+        slots: Sequence[int],
+    ) -> list[Filled]:
+        """Decode `blocks` behind what is `made` already, which begins at `start`; write `slots`."""
+        for data, block in zip(packed, blocks, strict=True):
+            made += decode_block(self._compression, data, block)
+        found = []
         try:
-            for slot in slots:
-                at = (slot << SLOT_SHIFT) - start
-                found.append(self._file.record(slot, view[at : at + self._file.length(slot)]))
+            with memoryview(made) as view:
+                for slot in slots:
+                    at = (slot << SLOT_SHIFT) - start
+                    found.append(self._file.record(slot, view[at : at + self._file.length(slot)]))
         except OSError as exc:
             raise CacheFault(f"the cache disk refused a write: {exc.strerror}") from exc
         return found
