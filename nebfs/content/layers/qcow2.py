@@ -222,9 +222,8 @@ class Qcow2:
         plan = await self._plan(offset, length)
         if len(plan.stored) == 1 and plan.stored[0].length == length:
             return await plan.stored[0].file.pread(plan.stored[0].offset, length)
-        answer = np.empty(
-            length, np.uint8
-        ).data  # as it is: to clear it takes longer than to fill it
+        # As it is: to clear it takes longer than to fill it.
+        answer = np.empty(length, np.uint8).data
         if not plan.covers(length):
             answer[:] = _ZEROS[:length] if length <= LONGEST else bytes(length)
         jobs = [partial(_read, s, answer) for s in plan.stored if not _read_warm(s, answer)]
