@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -264,7 +265,7 @@ def drawn_map(ranges: list[list[int]], size: float, width: int) -> str:
     here = [0.0] * width
     each = size / width if size else 1.0
     for start, stop in ranges:
-        for cell in range(int(start / each), min(int((stop - 1) / each), width - 1) + 1):
+        for cell in range(int(start / each), min(math.ceil(stop / each), width)):
             here[cell] += max(0.0, min(stop, (cell + 1) * each) - max(start, cell * each))
     return "".join(LEVELS[_level(amount / each)] for amount in here)
 

@@ -45,7 +45,7 @@ class Shown:
                 TimeRemainingColumn(),
                 console=Console(highlight=False, emoji=False),
             )
-            self._task = self._bar.add_task("", total=size, completed=done)
+            self._task = self._bar.add_task("", total=size or None, completed=done)
 
     def __enter__(self) -> Self:
         if self._bar is not None:

@@ -48,7 +48,7 @@ def _errors(answer: Mapping[str, object]) -> Iterator[str]:
 
 
 def _table(places: list[Mapping[str, object]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 2))
+    table = Table(box=None, header_style="bold", padding=(0, 0, 0, 2))
     for title in ("PLACE", "KIND", "STATE", "OBJECTS", "LIST"):
         table.add_column(title, overflow="fold")
     for place in places:

@@ -107,11 +107,12 @@ def _as_a_bar(told: Iterator[dict[str, object]]) -> int:
                     name = f"{one.get('number')}/{images} {path.rpartition('/')[2]}"
                     shown.update(name, _number(one.get("total")))
                 case "image":
+                    shown.update(path.rpartition("/")[2], _number(one.get("total")))
                     verified = " and is what was published" if one.get("verified") else ""
                     shown.say(f"{path}: all of it is here{verified}")
                 case "failed":
                     failed += 1
-                    say(f"{path}: {one.get('error')}")
+                    say(f"{path}: {one.get('reason')}")
     return failed
 
 

@@ -6,8 +6,9 @@ JSON lines, each with an ``event``:
 * ``plan``: ``images``, ``size`` and ``here`` (bytes, of all), ``left_out`` (``path``, ``reason``);
 * ``progress``: ``path``, ``number`` (from 1), ``size`` and ``here`` of this image, and ``total``,
   the bytes that are here of all;
-* ``image``: one is here: ``path``, ``verified`` (``yes``, or empty where nothing was published);
-* ``failed``: one is not: ``path``, ``error``;
+* ``image``: one is here: ``path``, ``verified`` (``yes``, or empty where nothing was published),
+  and ``total``;
+* ``failed``: one is not: ``path``, ``reason``;
 * ``end``: ``images`` that are here now, ``failed``.
 
 It ends when nobody listens any more. What has come stays.
@@ -144,10 +145,11 @@ class Work:
                 verified = await self._bring(wanted)
             except NebfsError as exc:
                 self._failed += 1
-                self._news.append({"event": "failed", "path": wanted.path, "error": str(exc)})
+                self._news.append({"event": "failed", "path": wanted.path, "reason": str(exc)})
             else:
                 wanted.cached = [file.revision.size for file in wanted.files]
-                self._news.append({"event": "image", "path": wanted.path, "verified": verified})
+                told = {"path": wanted.path, "verified": verified, "total": self._total}
+                self._news.append({"event": "image", **told})
         self._now = None
         good = len(self._images) - self._failed
         self._news.append({"event": "end", "images": good, "failed": self._failed})
@@ -169,6 +171,10 @@ class Work:
                 verdicts.add("" if held.verified is None else "yes")
         return "yes" if verdicts == {"yes"} else ""
 
+    @property
+    def _total(self) -> int:
+        return sum(one.here for one in self._images)
+
     def news(self) -> list[jobs.Told]:
         """Return what there is to tell since the last time."""
         told = list(self._news)
@@ -186,7 +192,7 @@ class Work:
                     "number": number,
                     "size": wanted.size,
                     "here": wanted.here,
-                    "total": sum(one.here for one in self._images),
+                    "total": self._total,
                 }
             )
         return told

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import structlog
+import trio
 from click.testing import CliRunner
 
 from nebfs.cli.main import nebfs_command
 from nebfs.cli.mounts import mounted_at
+from nebfs.daemon import control, registry
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +43,41 @@ def invoke():
         return CliRunner().invoke(nebfs_command, [str(word) for word in words], prog_name="nebfs")
 
     return run
+
+
+@pytest.fixture
+def answering(tmp_path, monkeypatch):
+    """Be the daemon of a mount at `place`, as far as the mount table tells: ``answering(routes)``
+    answers as told, and the words of commands end with ``--run-dir run_dir``.
+    """
+    place, run_dir, table = tmp_path / "mnt", tmp_path / "run", tmp_path / "mountinfo"
+    run_dir.mkdir(mode=0o700)
+    table.write_text(f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {place} ro - fuse.nebfs h ro\n")
+    monkeypatch.setattr("nebfs.cli.mounts.MOUNTINFO", table)
+    monkeypatch.setenv("NEBFS_RUN_DIR", str(run_dir))
+    own = registry.Registration.of_this_process(run_dir, place, source="http://h:2633/RPC2")
+    registry.register(run_dir, own)
+    stops = []
+
+    def start(routes):
+        ready = threading.Event()
+
+        async def serve():
+            async with trio.open_nursery() as nursery:
+                await nursery.start(control.serve, Path(own.socket), routes)
+                token = trio.lowlevel.current_trio_token()
+                stops.append(lambda: token.run_sync_soon(nursery.cancel_scope.cancel))
+                ready.set()
+
+        thread = threading.Thread(target=trio.run, args=(serve,))
+        thread.start()
+        assert ready.wait(20)
+        stops.append(thread.join)
+        return place
+
+    yield start
+    for stop in stops:
+        stop()
 
 
 @pytest.fixture

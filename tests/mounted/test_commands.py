@@ -214,3 +214,17 @@ def test_pins_are_made_listed_and_taken_back(shared, nebfs, alpine):
     assert "nothing of that was pinned" in nebfs("unpin", alpine, code=1).output
     assert "1 object dropped" in nebfs("cache", "drop", "--all").output
     assert "read where it is" in nebfs("pin", shared.mount.image("twin.raw"), code=1).output
+
+
+def test_warm_goes_on_with_the_next_image_after_one_that_fails(shared, nebfs, alpine):
+    nebfs("cache", "drop", "--all")
+    other = next((shared.mount.path / "marketplaces/Private S3/stored qcow2").glob("*.qcow2"))
+    url = next(url for url in shared.cloud.published if url.endswith("alpine.qcow2"))
+    shared.servers.files.switches(url).corrupt_at = 100_000
+    try:
+        done = nebfs("warm", alpine, other, code=1)
+    finally:
+        shared.servers.files.switches(url).corrupt_at = None
+    assert "differ from the published sha256" in done.output
+    assert f"{other.name}: all of it is here" in done.output
+    nebfs("verify", alpine)
