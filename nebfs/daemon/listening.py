@@ -18,6 +18,11 @@ from nebfs.errors import UserError
 CONVERSATIONS = 8
 """At once; more wait. A browser has six connections to one address."""
 
+WAITING = 56
+"""Connections that may wait for that; others are closed at once. Anybody can connect here, and each
+connection takes a descriptor that images are opened with, too.
+"""
+
 PATIENCE = 10.0
 """Seconds for a question to be asked, and for each piece of its answer to be taken."""
 
@@ -72,8 +77,11 @@ async def serve(
     turns = trio.CapacityLimiter(CONVERSATIONS)
 
     async def one(stream: trio.SocketStream) -> None:
-        async with stream, turns:
-            await converse(stream, routes, patience=PATIENCE, hosts=hosts)
+        async with stream:
+            if turns.statistics().tasks_waiting >= WAITING:
+                return
+            async with turns:
+                await converse(stream, routes, patience=PATIENCE, hosts=hosts)
 
     listening.setblocking(False)
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))

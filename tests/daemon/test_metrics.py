@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import h11
 import pytest
 import trio
+import trio.testing
 from prometheus_client.parser import text_string_to_metric_families
 
 from nebfs import config_kinds
@@ -203,6 +204,29 @@ async def test_on_loopback_it_answers_to_its_own_names_alone(nursery, address, f
         assert await told(port, name, family, address) == 200
     for name in ("evil.example", f"evil.example:{port}", "", "127.0.0.1.evil.example"):
         assert await told(port, name, family, address) == 403
+
+
+async def test_a_flood_of_connections_takes_a_bounded_number_of_descriptors(nursery):
+    heard = listening.listen("127.0.0.1", 0, "metrics")
+    port = heard.getsockname()[1]
+    await nursery.start(listening.serve, heard, {("GET", "/metrics"): hello})
+    lines = []
+    most = listening.CONVERSATIONS + listening.WAITING
+    try:
+        for _ in range(most + 20):
+            lines.append(socket.create_connection(("127.0.0.1", port)))
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        for line in lines:
+            line.setblocking(False)
+        assert all(line.recv(1) == b"" for line in lines[most:]), "closed at once"
+        for line in lines[:most]:
+            with pytest.raises(BlockingIOError):
+                line.recv(1)
+    finally:
+        for line in lines:
+            line.close()
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert await told(port, "localhost") == 200
 
 
 async def test_elsewhere_it_answers_to_any_name(nursery):

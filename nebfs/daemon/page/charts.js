@@ -27,7 +27,7 @@ function roundUp(value) {
   return step * 1024;
 }
 
-// chart: {title, lines: [{name, kind, values, area}], top, limit, format, every, until, span}
+// chart: {title, note, lines: [{name, kind, values, area}], top, format, every, span}
 function drawChart(figure, chart) {
   const width = Math.max(240, figure.clientWidth - 30);
   const height = 150;
@@ -129,6 +129,12 @@ function caption(figure, chart, svg) {
       one.append(swatch, `${line.name} `, reading);
       head.append(one);
     }
+    if (chart.note) {
+      const note = document.createElement("span");
+      note.className = "quiet";
+      note.textContent = chart.note;
+      head.append(note);
+    }
     figure.append(head, svg);
     return drawChart(figure, chart);  // once more, with the words to read out to
   }
@@ -140,7 +146,7 @@ function caption(figure, chart, svg) {
 
 // `here` has a digit for each cell, 0 to 9; `way` are the numbers of cells under way.
 function drawMap(here, way, label) {
-  const columns = 60, step = 10, size = 8.4;
+  const columns = 40, step = 10, size = 8.4;
   const rows = Math.max(1, Math.ceil(here.length / columns));
   const svg = drawn("svg", {
     viewBox: `-1 -1 ${columns * step + 1} ${rows * step + 1}`, role: "img", "aria-label": label,

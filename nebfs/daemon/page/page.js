@@ -55,6 +55,7 @@ function fill(body, rows, none) {
   const table = body.closest("table");
   const heads = [...table.querySelectorAll("thead th")];
   table.setAttribute("role", "table");
+  body.setAttribute("role", "rowgroup");
   const lines = rows.map((cells) => made("tr", { role: "row" }, ...cells.map((cell, at) => {
     const wide = cell instanceof HTMLDivElement ? "wide" : "";
     return made("td", { role: "cell", "data-head": heads[at].textContent,
@@ -81,8 +82,8 @@ function showNow(said) {
     tile("Served", rate(last("served")), `${size(status.reads.bytes_read)} in all`),
     tile("Fetched", rate(last("fetched")), `${size(status.fetcher.fetched_bytes)} in all`),
     tile("Answered at once", reads ? share(cache.hits / reads) : "–", `of ${number(reads)} reads`),
-    tile("Cache", size(cache.used), `of ${size(cache.limit)}, ${size(cache.evicted)} left again`),
-    tile("Open files", number(status.open_files), `${number(status.open_objects)} with blocks in the cache`),
+    tile("Cache", size(cache.used), `of ${size(cache.limit)}; evicted: ${size(cache.evicted)}`),
+    tile("Open files", number(status.open_files), `${number(status.open_objects)} by way of the cache`),
     tile("Under way", number(status.fetcher.in_flight), status.fetcher.in_flight === 1 ? "request" : "requests"),
   ];
   $("tiles").replaceChildren(...tiles);
@@ -97,7 +98,7 @@ function showHour(history, limit) {
   drawChart($("chart-hits"), { ...common, title: "Hit rate", top: 1, format: share,
     lines: [{ name: "answered at once", kind: "one", values: history.hit_rate }] });
   drawChart($("chart-cache"), { ...common, title: "Cache", top: roundUp(Math.max(1, ...history.used)),
-    format: size, lines: [{ name: `of ${size(limit)} used:`, kind: "one", values: history.used, area: true }] });
+    note: `of ${size(limit)} at most`, format: size, lines: [{ name: "used", kind: "one", values: history.used, area: true }] });
 }
 
 function showPlaces(said) {
