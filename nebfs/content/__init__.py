@@ -17,7 +17,8 @@ the stacks and shares them between open files.
                                                       (bring bytes to the cache file)
 
 What the layers have counted is told by explaining.py. warming.py brings all of an object for
-somebody who asked. With the setting ``fill``, filling.py orders what nobody has asked for, when nobody is in the way.
+somebody who asked. With the setting ``fill``, filling.py orders what nobody has asked for, when
+nobody is in the way.
 
 What disk is in a file, decodings.py (compressions, over ``decoders``) and disks.py (formats) know:
 a raw view is a reader over other readers. A decompressed file is an object of its own in the cache.
