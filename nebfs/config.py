@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -45,7 +45,7 @@ from nebfs.config_kinds import (
     default_run_dir,
     own_platform,
 )
-from nebfs.config_tables import Ceph, Datastores
+from nebfs.config_tables import Ceph, Datastores, Users
 from nebfs.errors import UserError
 from nebfs.model import without_credentials
 
@@ -144,12 +144,17 @@ class Settings(BaseSettings):
     # How the tree looks to the kernel
     allow_other: bool = False
     """Other users of this machine (and QEMU, which runs as its own) may enter the mount."""
+    others: Literal["all", "modes"] = "all"
+    """What they may open with allow_other: all that the session of the mount may, or what owner,
+    group and permissions of each image say in OpenNebula; see docs/users.md."""
     uid: int | None = Field(default=None, ge=0, lt=2**32 - 1)
     """Owner of everything that is shown; None: the user who mounts."""
     gid: int | None = Field(default=None, ge=0, lt=2**32 - 1)
     """Group of everything that is shown; None: the group of the user who mounts."""
     umask: Umask = Field(default=0o022, validate_default=False)
     """Permission bits that are taken away, written in octal."""
+    users: Users = Users()
+    """Who users and groups of OpenNebula are on this machine, for ``others = "modes"``."""
 
     @property
     def datastore_paths(self) -> dict[str, str]:
@@ -172,6 +177,28 @@ class Settings(BaseSettings):
     @classmethod
     def _separate(cls, value: object) -> object:
         return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("others")
+    @classmethod
+    def _has_others(cls, value: str, info: ValidationInfo) -> str:
+        if value == "modes" and not info.data.get("allow_other"):
+            raise ValueError(
+                "modes says what others may open, and without allow_other nobody else may enter: "
+                "add allow_other, or leave others out"
+            )
+        if value == "modes" and info.data.get("marketplaces"):
+            raise ValueError(
+                "modes is for a cloud: what public marketplaces offer belongs to nobody, and is "
+                "open to all"
+            )
+        return value
+
+    @field_validator("users")
+    @classmethod
+    def _counts(cls, value: Users, info: ValidationInfo) -> Users:
+        if (value.uids or value.gids) and info.data.get("others") == "all":
+            raise ValueError('it counts with others = "modes" only, which is not set')
+        return value
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -276,7 +303,11 @@ def _explain(problem: ErrorDetails, flags: Mapping[str, object]) -> str:
     else:
         where = str(settings_file(flags) or "settings")
     if problem["type"] == "extra_forbidden":
-        tables: dict[str, type[BaseModel]] = {"datastores": Datastores, "ceph": Ceph}
+        tables: dict[str, type[BaseModel]] = {
+            "datastores": Datastores,
+            "ceph": Ceph,
+            "users": Users,
+        }
         known = (tables.get(first, Settings) if "." in name else Settings).model_fields
         return f"{where}: there is no setting {name}{nearest(str(problem['loc'][-1]), known)}"
     message = problem["msg"].removeprefix("Value error, ")

@@ -7,9 +7,12 @@ could hold a password. Imported by nebfs/config.py alone, and by what writes abo
 
 from __future__ import annotations
 
+import grp
 import ipaddress
 import math
 import os
+import pwd
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -168,6 +171,35 @@ def _address(value: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+
+
+def _account(value: object, what: str, find: Callable[[str], int]) -> int:
+    """Return the number of a user or group that is named, or is a number already."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(f"write the name or the number of a {what} of this machine")
+    if isinstance(value, str) and not value.isdecimal():
+        try:
+            return find(value)
+        except KeyError:
+            raise ValueError(f"there is no {what} {value!r} on this machine") from None
+    number = int(value)
+    if not 0 <= number < 2**32 - 1:
+        raise ValueError(f"{number} is no number of a {what}")
+    return number
+
+
+def as_user(value: object) -> int:
+    """Return a uid."""
+    return _account(value, "user", lambda name: pwd.getpwnam(name).pw_uid)
+
+
+def as_group(value: object) -> int:
+    """Return a gid."""
+    return _account(value, "group", lambda name: grp.getgrnam(name).gr_gid)
+
+
+LocalUser = Annotated[int, BeforeValidator(as_user)]
+LocalGroup = Annotated[int, BeforeValidator(as_group)]
 Size = Annotated[int, BeforeValidator(as_size), Field(ge=0)]
 Fill = Annotated[float | None, BeforeValidator(as_fill)]
 Duration = Annotated[float, BeforeValidator(as_duration), Field(gt=0, allow_inf_nan=False)]

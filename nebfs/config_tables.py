@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from nebfs.config_kinds import ReadableFile
+from nebfs.config_kinds import LocalGroup, LocalUser, ReadableFile
 
 _SFTP = re.compile(r"sftp://([\w.$-]+@)?(\[[0-9A-Fa-f:.%]+\]|[\w.-]+)(:[0-9]+)?/[^?#]*", re.ASCII)
 
@@ -118,6 +118,18 @@ class Datastores(BaseModel):
             "known-hosts": self.ssh_known_hosts_file,
         }
         return {name: str(value) for name, value in told.items() if value}
+
+
+class Users(BaseModel):
+    """The table ``[users]``: who users and groups of OpenNebula are on this machine."""
+
+    model_config = TABLE
+
+    uids: dict[str, LocalUser] = Field(default_factory=dict)
+    """``[users.uids]``: a user of OpenNebula = the user of this machine, by name or number. Whoever
+    is not there owns nothing here."""
+    gids: dict[str, LocalGroup] = Field(default_factory=dict)
+    """``[users.gids]``: a group of OpenNebula = the group of this machine, by name or number."""
 
 
 class CephPlace(BaseModel):

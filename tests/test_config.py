@@ -332,3 +332,41 @@ def test_system_datastores_are_empty_unless_told_otherwise(file):
     written = file('system_datastores = "poweroff"\n')
     assert load(written, {}).system_datastores == "poweroff"
     assert "system_datastores" in problem(config_file=file('system_datastores = "live"\n'))
+
+
+# --- other users of the machine -------------------------------------------------------------------
+
+
+def test_users_and_groups_are_named_or_numbered(file):
+    path = file(
+        'allow_other = true\nothers = "modes"\n'
+        '[users.uids]\noneadmin = "root"\nalice = 1001\n"a b" = "77"\n[users.gids]\nall = "root"\n'
+    )
+    users = load(path, {}).users
+    assert users.uids == {"oneadmin": 0, "alice": 1001, "a b": 77}
+    assert users.gids == {"all": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('others = "modes"\n', "without allow_other nobody else may enter"),
+        (
+            'allow_other = true\nothers = "modes"\nmarketplaces = ["http://h/"]\n',
+            "belongs to nobody",
+        ),
+        ("allow_other = true\n[users.uids]\nalice = 1\n", 'others = "modes" only'),
+        ('allow_other = true\nothers = "some"\n', "others: "),
+        (
+            'allow_other = true\nothers = "modes"\n[users.uids]\nalice = "no-such-user"\n',
+            "users.uids.alice: there is no user 'no-such-user' on this machine",
+        ),
+        (
+            'allow_other = true\nothers = "modes"\n[users.gids]\nalice = -1\n',
+            "-1 is no number of a group",
+        ),
+        ("[users]\nuid = {alice = 1}\n", "did you mean uids"),
+    ],
+)
+def test_what_does_not_go_together_is_said(file, text, said):
+    assert said in problem(config_file=file(text))

@@ -28,7 +28,11 @@ ALIASES = {"marketplace": "marketplaces", "config": "config_file"}
 NOBODY = frozenset({"", "none", "nebfs"})
 """What is written for SOURCE where fstab wants something, and the settings are to tell."""
 FLAGS = frozenset(n for n, field in Settings.model_fields.items() if field.annotation is bool)
-SETTINGS = frozenset(Settings.model_fields) - {"datastores", "ceph"}  # a table has no place in -o
+SETTINGS = frozenset(Settings.model_fields) - {
+    "datastores",
+    "ceph",
+    "users",
+}  # a table has no place in -o
 
 _ESCAPED = re.compile(r"\\([,\\])")
 _ITEM = re.compile(r"(?:\\[,\\]|[^,])+", re.DOTALL)

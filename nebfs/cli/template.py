@@ -39,6 +39,8 @@ EXAMPLES = {
     "credentials_file": '"/etc/nebfs/credentials.toml"',
     "log_file": '"/var/log/nebfs.log"',
     "mountpoint": '"/mnt/one"',
+    "users.gids": 'research = "research"',
+    "users.uids": 'oneadmin = "oneadmin"',
     "ceph.datastores": 'NAME.user = "libvirt"',
     "datastores.mappings": 'storpool = "file:///dev/storpool/{source_base}"',
     "datastores.paths": '"/var/lib/one/datastores" = "/mnt/datastores"',

@@ -49,6 +49,7 @@ from nebfs.opennebula import (
     find_endpoint,
 )
 from nebfs.tree import Tree, TreeSettings
+from nebfs.tree.rights import Rights
 
 log = structlog.get_logger()
 
@@ -228,23 +229,34 @@ def _furnish(
         on_seen=seen,
         profiles=profiles,
     )
+    owner = (
+        os.geteuid() if settings.uid is None else settings.uid,
+        os.getegid() if settings.gid is None else settings.gid,
+    )
+    rights = None
+    if settings.others == "modes":
+        rights = Rights(settings.users.uids, settings.users.gids, owner)
     operations = Operations(
         tree,
         library,
         prober,
         OperationsSettings(
             deadline=settings.deadline,
-            owner=(
-                os.geteuid() if settings.uid is None else settings.uid,
-                os.getegid() if settings.gid is None else settings.gid,
-            ),
+            owner=owner,
             umask=settings.umask,
             slow=settings.slow_operations,
+            rights=rights,
         ),
     )
+
+    def changed(old: CloudSnapshot | None, new: CloudSnapshot) -> None:
+        others = rights.take(new) if rights is not None else ()
+        tree.update(old, new)
+        tree.rights_changed(others)
+
     if catalog.current is not None:
-        tree.update(None, catalog.current)
-    catalog.subscribe(tree.update)
+        changed(None, catalog.current)
+    catalog.subscribe(changed)
     return House(
         source,
         store,

@@ -28,8 +28,12 @@ from nebfs.tree import ContentFile, Directory, Document, Link, Node, Tree
 from nebfs.tree.hostdir import HostDirectory, HostFile, HostLink
 from nebfs.tree.inodes import ROOT
 from nebfs.tree.nodes import StatusDocument
+from nebfs.tree.rights import Rights
 
 log = structlog.get_logger()
+
+EVERY_CLASS = 0o777
+"""All bits of owner, group and others."""
 
 BLOCK = 4096
 """st_blksize, and the unit of statfs: larger ones change nothing for cp (measured)."""
@@ -47,6 +51,8 @@ class OperationsSettings:
     owner: tuple[int, int] = (0, 0)
     umask: int = 0
     slow: float = 5.0
+    rights: Rights | None = None
+    """What other users may open; None: everything."""
 
 
 @dataclass(slots=True)
@@ -123,9 +129,13 @@ class Operations(pyfuse3.Operations):
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = node.ino
         umask = 0 if isinstance(node, Link) else self._settings.umask
+        entry.st_uid, entry.st_gid = self._settings.owner
+        if self._settings.rights is not None and not isinstance(node, Link):
+            shown = self._settings.rights.of(node)
+            entry.st_uid, entry.st_gid = shown.uid, shown.gid
+            umask |= EVERY_CLASS & ~shown.mask
         entry.st_mode = pyfuse3.ModeT(node.mode & ~umask)
         entry.st_nlink = 2 if isinstance(node, Directory) else 1
-        entry.st_uid, entry.st_gid = self._settings.owner
         entry.st_size = node.size
         entry.st_blksize = BLOCK
         entry.st_blocks = -(-node.allocated // 512)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceL
 from nebfs.content.prober import Prober
 from nebfs.errors import Changed, Missing, NebfsError, Refused
 from nebfs.model import App, Content
-from nebfs.tree import images, links, places, rawface
+from nebfs.tree import images, links, places, rawface, rights
 from nebfs.tree.hostdir import HostDirectories, HostDirectory, HostRoot
 from nebfs.tree.inodes import ROOT, Inodes
 from nebfs.tree.insides import Disks, Files, Insides, TreeSettings
@@ -434,6 +434,16 @@ class Tree:
         if not isinstance(fresh, ContentFile):
             raise Changed("it is something else now")
         return fresh
+
+    def rights_changed(self, objects: Collection[rights.Key]) -> None:
+        """Have the kernel ask again whose the nodes of `objects` are, and who may open them."""
+        if objects:
+            self._invalid.extend(
+                Invalid(ino=node.ino)
+                for node in self.inodes.nodes()
+                if rights.object_of(node) in objects
+            )
+            self._flush()
 
     def damaged(self, nodes: Iterable[Node]) -> None:
         """Have the kernel drop the pages of files that are not what was published."""
