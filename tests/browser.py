@@ -9,6 +9,8 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -60,8 +62,10 @@ class Page:
         return done["result"].get("value")
 
     async def until(self, script: str) -> Any:
+        """Wait until an expression is true, and return what it is."""
         end = time.monotonic() + PATIENCE
-        while not (found := await self.run(script)):
+        # While the page is loaded there may be nothing yet that could be asked.
+        while not (found := await self.run(f"document.body && document.head && ({script})")):
             assert time.monotonic() < end, (script, self.problems)
             await asyncio.sleep(0.05)
         return found
@@ -94,20 +98,24 @@ class Page:
 
 def browse(url: str, visit: Callable[[Page], Awaitable[None]]) -> None:
     """Open `url` in a browser of its own, and end that after `visit`."""
-    with tempfile.TemporaryDirectory(prefix="browser-") as home:
+    # Its helpers may write a last time while it is cleaned up.
+    with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as home:
         # Its sandbox wants rights that a container of CI does not give; all it sees is ours.
         argv = ["chromium-headless-shell", "--no-sandbox", "--disable-gpu", "--no-first-run"]
         argv += ["--remote-debugging-port=0", f"--user-data-dir={home}", "--disable-dev-shm-usage"]
         argv += ["--disable-background-networking", "--disable-component-update"]
         with open(Path(home) / "log", "wb") as log:
-            browser = subprocess.Popen([*argv, "about:blank"], stdout=log, stderr=log)
+            browser = subprocess.Popen(
+                [*argv, "about:blank"], stdout=log, stderr=log, start_new_session=True
+            )
         try:
             asyncio.run(_visit(Path(home), url, visit))
         finally:
             browser.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 browser.wait(10)
-            browser.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(browser.pid, signal.SIGKILL)  # and what it has started
             browser.wait()
 
 

@@ -215,3 +215,12 @@ async def test_one_look_into_the_cache_is_good_for_a_while(monkeypatch, autojump
     await trio.sleep(3)
     await seeing.seen()
     assert len(looks) == 2
+
+
+def test_the_manuals_pictures_are_there_and_small():
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    named = re.findall(r"\]\(([\w-]+\.png)\)", (docs / "dashboard.md").read_text())
+    assert sorted(named) == sorted(path.name for path in docs.glob("dashboard*.png"))
+    for name in named:
+        assert (docs / name).read_bytes()[:4] == b"\x89PNG"
+        assert (docs / name).stat().st_size < 150_000, name

@@ -21,7 +21,7 @@ function drawn(name, attributes, text) {
 function roundUp(value) {
   let step = 1;
   while (step * 1000 < value) step *= 1024;
-  for (const factor of [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]) {
+  for (const factor of [1, 2, 5, 10, 20, 50, 100, 200, 500]) {
     if (step * factor >= value) return step * factor;
   }
   return step * 1024;

@@ -29,6 +29,11 @@ const rate = (bytes) => `${size(bytes)}/s`;
 const share = (part) => `${Math.round(part * 100)} %`;
 const number = (value) => value.toLocaleString("en");
 
+// Of a whole: neither nothing where there is something, nor all where something is missing.
+function percent(part) {
+  return part > 0 && part < 0.01 ? "under 1 %" : `${Math.floor(part * 100)} %`;
+}
+
 function span(seconds) {
   if (seconds < 1) return `${Math.max(0, Math.round(seconds * 1000))} ms`;
   if (seconds < 90) return `${Math.round(seconds)} s`;
@@ -59,7 +64,7 @@ function fill(body, rows, none) {
   const lines = rows.map((cells) => made("tr", { role: "row" }, ...cells.map((cell, at) => {
     const wide = cell instanceof HTMLDivElement ? "wide" : "";
     return made("td", { role: "cell", "data-head": heads[at].textContent,
-      kind: heads[at].classList.contains("number") ? "number" : wide },
+      kind: heads[at].className || wide },
       ...(Array.isArray(cell) ? cell : [cell]));
   })));
   if (!lines.length) {
@@ -132,7 +137,7 @@ function showOpen(said) {
   const cards = said.open.map((one) => {
     const [name, where] = named(one);
     const part = one.size ? one.cached / one.size : 1;
-    const facts = `${size(one.cached)} of ${size(one.size)} (${Math.floor(part * 100)} %)`;
+    const facts = `${size(one.cached)} of ${size(one.size)} (${percent(part)})`;
     const way = one.fetching ? `, ${number(one.fetching)} blocks being fetched` : "";
     return made("article", { kind: "card" }, made("h3", {}, name),
       made("p", { kind: "quiet" }, where), made("p", {}, facts + way),
@@ -153,7 +158,7 @@ function showObjects(said) {
     return [
       [name, made("span", { kind: "quiet" }, [where, marks].filter(Boolean).join(" · "))],
       size(one.size),
-      made("div", {}, `${size(one.cached)} (${Math.floor(part * 100)} %)`, meter(part)),
+      made("div", {}, `${size(one.cached)} (${percent(part)})`, meter(part)),
       size(one.disk),
       one.used ? ago(said.now - one.used) : "–",
     ];
