@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from nebfs.cli import mount_helper
+from nebfs.cli.checks import check_mountpoint
+from nebfs.cli.mounts import mounted_at
 from nebfs.cli.options import parse_options
 from nebfs.errors import UserError
 
@@ -193,3 +195,70 @@ def test_a_place_that_cannot_be_reached_fails_as_a_mount_does(machine):
     assert done.returncode == 32
     assert "127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# --- what is cleared, and what is not -------------------------------------------------------------
+
+
+@pytest.fixture
+def dead_mounts():
+    """Make FUSE mounts of any type whose program is gone; `hold` keeps it there, silent."""
+    made, held = [], []
+
+    def make(path, kind, *, hold=False):
+        device = os.open("/dev/fuse", os.O_RDWR)
+        options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
+        subprocess.run(
+            ["mount", "-i", "-t", kind, "-o", options, "somebody", path],
+            pass_fds=(device,),
+            check=True,
+        )
+        made.append(path)
+        if hold:
+            held.append(device)
+        else:
+            os.close(device)
+
+    yield make
+    for device in held:
+        os.close(device)
+    for path in reversed(made):
+        subprocess.run(["umount", "-l", path], stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.mounted
+def test_a_dead_mount_of_something_else_is_left_where_it_is(dead_mounts, any_fuse, tmp_path):
+    place = tmp_path / "m"
+    place.mkdir()
+    dead_mounts(place, "fuse.sshfs")
+    with pytest.raises(UserError, match="dead mount of somebody"):
+        check_mountpoint(place, tmp_path)
+    assert mounted_at(place).fstype == "fuse.sshfs"
+    # Ours upon it goes, and then the other is found.
+    dead_mounts(place, "fuse.nebfs")
+    with pytest.raises(UserError, match="dead mount of somebody"):
+        check_mountpoint(place, tmp_path)
+    assert mounted_at(place).fstype == "fuse.sshfs"
+
+
+@pytest.mark.mounted
+def test_a_dead_mount_of_ours_is_cleared_and_one_beside_it_is_not(dead_mounts, any_fuse, tmp_path):
+    place, beside = tmp_path / "m", tmp_path / "n"
+    place.mkdir()
+    beside.mkdir()
+    dead_mounts(place, "fuse.nebfs")
+    dead_mounts(beside, "fuse.nebfs")
+    check_mountpoint(place, tmp_path)
+    assert mounted_at(place) is None
+    assert mounted_at(beside).ours
+
+
+@pytest.mark.mounted
+def test_a_mount_that_hangs_is_not_dead(dead_mounts, any_fuse, monkeypatch, tmp_path):
+    monkeypatch.setattr("nebfs.cli.mounts.HANGS_AFTER", 0.3)
+    place = tmp_path / "m"
+    place.mkdir()
+    dead_mounts(place, "fuse.nebfs", hold=True)
+    with pytest.raises(UserError, match="already a mount"):
+        check_mountpoint(place, tmp_path)
+    assert mounted_at(place).ours
