@@ -1,8 +1,8 @@
 """The door: the words that a person types, and what the shell is told.
 
 Here lives one file per command (mount, umount, status, ls, demo, config, doctor, support-bundle,
-completion, profile, and those that steer a running daemon: explain, refresh, warm, pin, unpin,
-verify, cache), the checks that the doctor makes (`checkup`), what commands share (`mounts`: the
+completion, profile, dashboard, and those that steer a running daemon: explain, refresh, warm, pin,
+unpin, verify, cache), the checks that the doctor makes (`checkup`), what commands share (`mounts`: the
 kernel's mount table; `daemons`: whose a path is; `progress`: bars; `options`: the dialect of
 ``-o``; `background`: starting a daemon and waiting for its word; `written` and `template`: settings
 as text; `scrubbing`: text without secrets; `door`: how a failure is told; `exits`: the codes below)

@@ -2,7 +2,8 @@
 
 What lives here: building every room with plain values from the settings (wiring.py, the only module
 that sees all of them), the order in which they start and stop (life.py), what is told about them
-(status.py), and how commands find and ask a running daemon (registry.py, control.py). What may be
+(status.py, metrics.py, history.py; to browsers: dashboard.py, panorama.py, page/), and how
+commands find and ask a running daemon (registry.py, control.py; on TCP: listening.py). What may be
 asked is in routes.py, by subject: explaining.py, refreshing.py, warming.py, pinning.py,
 verifying.py, objects.py and checking.py (the cache); what goes on for a while is one of jobs.py.
 
