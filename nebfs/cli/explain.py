@@ -77,12 +77,13 @@ def _file(file: Mapping[str, object], *, kept: bool) -> Iterator[str]:
     version = [str(file[name]) for name in ("etag", "modified") if file.get(name)]
     yield _fact("version", ", ".join(version) or "told by its size alone")
     if kept and isinstance(file.get("cached"), int):
-        yield _fact("cached", f"{_size(file['cached'])} of {_size(file.get('size'))}")
+        yield _fact("cached", f"{_size(file.get('cached'))} of {_size(file.get('size'))}")
         yield _fact("object", str(file.get("key", ""))[:16])
     yield _fact("verified", VERIFIED.get(str(file.get("verified")), file.get("verified")))
+    latency, rate = _number(file.get("latency")), _number(file.get("rate"))
     pace = [
-        *([f"answers in {format_duration(_number(file['latency']))}"] if file["latency"] else []),
-        *([f"gives {format_size(_number(file['rate']))}/s"] if file["rate"] else []),
+        *([f"answers in {format_duration(latency)}"] if latency else []),
+        *([f"gives {format_size(rate)}/s"] if rate else []),
     ]
     if pace:
         yield _fact("its place", ", ".join(pace))

@@ -79,26 +79,36 @@ async def image_of(house: House, node: ContentFile, *, fresh: bool = False) -> I
     return Image(node, content, revision, tuple(files))
 
 
-async def images_below(house: House, path: str) -> list[ContentFile]:
-    """Return the images at `path`, which may be a directory, and below it. Links in directories are
-    not followed, and what cannot be read now is left out.
+async def images_below(
+    house: House, path: str
+) -> tuple[list[ContentFile], list[tuple[str, NebfsError]]]:
+    """Return the images at `path`, which may be a directory, and below it; and which directories
+    could not be listed, and why. Links in directories are not followed, and images that cannot be
+    read now are left out.
 
-    Raises Unsupported when there are more than anybody can mean, and what listing them raises.
+    Raises Unsupported when there are more than anybody can mean, and what finding `path` and
+    listing it raises.
     """
     start = await find(house.tree, path)
     found: list[ContentFile] = []
+    failed: list[tuple[str, NebfsError]] = []
     ahead: list[Node] = [start]
     while ahead:
         node = ahead.pop()
-        if isinstance(node, Directory):
-            if not node.passing:
+        if isinstance(node, Directory) and not node.passing:
+            try:
                 entries = await house.tree.listing(node)
+            except NebfsError as exc:
+                if node is start:
+                    raise
+                failed.append((path_of(node), exc))
+            else:
                 ahead += [entry for _, entry in reversed(entries)]
         elif isinstance(node, ContentFile) and node.trouble is None and node.revision is not None:
             found.append(node)
             if len(found) > MOST:
                 raise Unsupported("there are too many images below it", limit=MOST)
-    return found
+    return found, failed
 
 
 MOST = 10_000

@@ -16,6 +16,7 @@ It ends when nobody listens any more. What has come stays.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -93,8 +94,10 @@ class Work:
         """
         for path in paths:
             if recursive:
-                for node in await images_below(self._house, path):
+                nodes, failed = await images_below(self._house, path)
+                for node in nodes:
                     await self._want(node, alone=False)
+                self._left_out += [{"path": at, "reason": str(exc)} for at, exc in failed]
             else:
                 await self._want((await image_at(self._house, path)).node, alone=True)
         self._check_room()
@@ -203,6 +206,6 @@ def rate_in(said: dict[str, object]) -> float | None:
     rate = said.get("rate")
     if rate is None:
         return None
-    if not isinstance(rate, (int, float)) or rate < SLOWEST:
+    if not isinstance(rate, (int, float)) or not SLOWEST <= rate < math.inf:
         raise UserError(f"the rate is bytes per second, {SLOWEST:.0f} at least")
     return float(rate)
