@@ -13,7 +13,7 @@ import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import h11
 import structlog
@@ -152,6 +152,8 @@ async def converse(
                     pass
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         log.debug("control_broke_off")  # who asked did not wait for the answer
+    except Exception:  # whatever somebody sends, the mount must outlive it
+        log.exception("control_conversation_failed")
 
 
 async def _question(
@@ -182,16 +184,23 @@ async def _question(
         raise UserError(f"a question has at most {LONGEST_BODY} bytes")
     if head is None:
         return None
-    target = urlsplit(head.target.decode("ascii", "replace"))
+    target = _split(head.target.decode("ascii", "replace"))
     query = dict(parse_qsl(target.query, keep_blank_values=True, errors="surrogateescape"))
     return Request(head.method.decode("ascii"), target.path, query, bytes(body))
 
 
 def _check_host(head: h11.Request, hosts: frozenset[str]) -> None:
     named = next((value for name, value in head.headers if name == b"host"), b"")
-    host = urlsplit(f"//{named.decode('ascii', 'replace')}").hostname
+    host = _split(f"//{named.decode('ascii', 'replace')}").hostname
     if host not in hosts:
         raise Refused("nebfs is not called by that name")
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as exc:  # brackets that hold no IPv6 address
+        raise h11.RemoteProtocolError("the address is not understood", 400) from exc
 
 
 async def _answered(request: Request, routes: Routes) -> Reply:

@@ -206,6 +206,30 @@ async def test_on_loopback_it_answers_to_its_own_names_alone(nursery, address, f
         assert await told(port, name, family, address) == 403
 
 
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: [\r\n\r\n", 400),
+        (b"GET //[ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET http://[::1 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /?%ff&&=;[ HTTP/1.1\r\nHost: localhost:99999999\r\n\r\n", 404),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET / HTTP/1.1\r\nHost: \xe2\x84\x80\r\n\r\n", 403),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    ],
+)
+async def test_whatever_is_sent_the_daemon_outlives_it(nursery, asked, status):
+    heard = listening.listen("127.0.0.1", 0, "metrics")
+    port = heard.getsockname()[1]
+    await nursery.start(listening.serve, heard, {("GET", "/metrics"): hello})
+    with trio.socket.socket() as line:
+        await line.connect(("127.0.0.1", port))
+        await line.send(asked)
+        line.shutdown(socket.SHUT_WR)
+        assert int((await line.recv(4096)).split()[1]) == status
+    assert await told(port, "localhost") == 200
+
+
 async def test_a_flood_of_connections_takes_a_bounded_number_of_descriptors(nursery):
     heard = listening.listen("127.0.0.1", 0, "metrics")
     port = heard.getsockname()[1]
