@@ -2,12 +2,13 @@
 
 Here lives one file per command (mount, umount, status, ls, demo, config, doctor, support-bundle,
 completion, profile, dashboard, and those that steer a running daemon: explain, refresh, warm, pin,
-unpin, verify, cache), the checks that the doctor makes (`checkup`), what commands share (`mounts`:
-the kernel's mount table; `daemons`: whose a path is; `progress`: bars; `options`: the dialect of
-``-o``; `background`: starting a daemon and waiting for its word; `written` and `template`: settings
-as text; `scrubbing`: text without secrets; `door`: how a failure is told; `exits`: the codes below)
-and `main`, where reading starts. Nothing that a mounted filesystem does lives here: `mount` ends in
-one call of the daemon's `run`. Nobody imports this room.
+unpin, verify, cache), what mount(8) starts (`mount_helper`), the checks that the doctor makes
+(`checkup`), what commands share (`mounts`: the kernel's mount table; `daemons`: whose a path is;
+`progress`: bars; `options`: the dialect of ``-o``; `background`: starting a daemon and waiting for
+its word; `written` and `template`: settings as text; `scrubbing`: text without secrets; `door`: how
+a failure is told; `exits`: the codes below) and `main`, where reading starts. Nothing that a
+mounted filesystem does lives here: `mount` ends in one call of the daemon's `run`. Nobody imports
+this room.
 
 Commands are plain synchronous functions; the only event loops are the daemon's, in its own process
 or, with ``--foreground``, inside its one call, and the doctor's, which asks many things at once.

@@ -1,7 +1,8 @@
 """One mounted life: wiring, start, ready, drain, stop, control socket.
 
 What lives here: building every room with plain values from the settings (wiring.py, the only module
-that sees all of them), the order in which they start and stop (life.py), what is told about them
+that sees all of them), the order in which they start and stop (life.py), what a service manager is
+told meanwhile (notify.py), what signals do (reload.py, dump.py), what is told about the rooms
 (status.py, metrics.py, history.py; to browsers: dashboard.py, panorama.py, page/), and how
 commands find and ask a running daemon (registry.py, control.py; on TCP: listening.py). What may be
 asked is in routes.py, by subject: explaining.py, refreshing.py, warming.py, pinning.py,

@@ -15,6 +15,9 @@ from nebfs.fetcher import access
 
 log = structlog.get_logger()
 
+LISTS = 60.0
+"""Seconds in which new lists must be there: a service manager waits for the end of a reload."""
+
 
 async def reload(settings: Settings, house: House) -> list[str]:
     """Read the session and the file of credentials again, then ask for new lists.
@@ -29,12 +32,15 @@ async def reload(settings: Settings, house: House) -> list[str]:
         trouble = await _tried(what, again)
         if trouble:
             troubles.append(trouble)
-    failure = await house.catalog.refresh()
-    if failure is not None:
-        # It may have joined a survey that began with what was known before.
+    with trio.move_on_after(LISTS) as asking:
         failure = await house.catalog.refresh()
-    if failure is not None:
-        troubles.append(str(failure))
+        if failure is not None:
+            # It may have joined a survey that began with what was known before.
+            failure = await house.catalog.refresh()
+        if failure is not None:
+            troubles.append(str(failure))
+    if asking.cancelled_caught:
+        troubles.append("there are no new lists yet: they are asked for again by and by")
     log.info("reload.done", troubles=len(troubles))
     return troubles
 
