@@ -7,7 +7,7 @@ import faulthandler
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -130,6 +130,14 @@ async def _live(
             nursery.cancel_scope.cancel()
 
 
+async def _harmless(obey: Callable[[], Awaitable[None]]) -> None:
+    """Obey; a mistake of ours in it must not take the mount down."""
+    try:
+        await obey()
+    except Exception:
+        log.exception("signal.bug", work=getattr(obey, "__name__", ""))
+
+
 class _Obeying:
     """HUP reloads; USR1 writes down what goes on; TERM and INT stop: no new opens, a bound for what
     is open, then the end.
@@ -152,12 +160,9 @@ class _Obeying:
             async for number in signals:
                 if number == HUP:
                     log.info("reload.asked", by="SIGHUP")
-                    window.start_soon(self._reload)
+                    window.start_soon(_harmless, self._reload)
                 elif number == USR1:
-                    window.start_soon(
-                        dump.write,
-                        *(self._settings.run_dir, self._mountpoint, self._house, self._status),
-                    )
+                    window.start_soon(_harmless, self._dump)
                 elif stopping:
                     window.cancel_scope.cancel()  # asked twice: at once
                 else:
@@ -168,8 +173,14 @@ class _Obeying:
     async def _reload(self) -> None:
         async with self._reloads:  # each sees what was written before its own signal
             self._notifier.reloading()
-            troubles = await reload(self._settings, self._house)
-            self._notifier.ready("; ".join([self._status.line(), *troubles]))
+            troubles = ["the reload failed: see the log"]
+            try:
+                troubles = await reload(self._settings, self._house)
+            finally:
+                self._notifier.ready("; ".join([self._status.line(), *troubles]))
+
+    async def _dump(self) -> None:
+        await dump.write(self._settings.run_dir, self._mountpoint, self._house, self._status)
 
     async def _stop(self, by: str) -> None:
         log.info("stop.asked", by=by, open=self._house.operations.open_files)

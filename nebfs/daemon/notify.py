@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 import structlog
 import trio
+
+from nebfs.errors import NebfsError
 
 log = structlog.get_logger()
 
@@ -102,25 +104,30 @@ class Notifier:
         interval = self.watchdog / 2 or STATUS_INTERVAL
         while True:
             began = trio.current_time()
-            if await _answers(fetcher.ping, interval):
-                if self.watchdog:
-                    self.say("WATCHDOG=1")
-            else:
-                # Its requests are asked again of the next one. No word to the watchdog meanwhile.
-                log.error("fetcher.silent", seconds=interval, remedy="it is started again")
-                fetcher.kill()
-            text = status()
-            if text != self._status and not self._ending:
-                self._status = text
-                self.say(f"STATUS={one_line(text)}")
+            try:
+                await self._tell_once(fetcher, status, interval)
+            except Exception:  # it is told less then, and the mount goes on
+                log.exception("notify.bug")
             await trio.sleep_until(began + interval)
 
-
-async def _answers(ask: Callable[[], Awaitable[None]], within: float) -> bool:
-    with trio.move_on_after(within):
-        await ask()
-        return True
-    return False
+    async def _tell_once(
+        self, fetcher: Answering, status: Callable[[], str], within: float
+    ) -> None:
+        try:
+            with trio.fail_after(within):
+                await fetcher.ping()
+            if self.watchdog:
+                self.say("WATCHDOG=1")
+        except trio.TooSlowError:
+            # Its requests are asked again of the next one. No word to the watchdog meanwhile.
+            log.error("fetcher.silent", seconds=within, remedy="it is started again")
+            fetcher.kill()
+        except NebfsError as exc:  # it died while it was asked, and is started again already
+            log.warning("fetcher.unasked", error=str(exc))
+        text = status()
+        if text != self._status and not self._ending:
+            self._status = text
+            self.say(f"STATUS={one_line(text)}")
 
 
 def one_line(text: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from nebfs.daemon.notify import STATUS_INTERVAL, Notifier, one_line
+from nebfs.errors import FetcherDied
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -122,6 +123,23 @@ async def test_the_watchdog_hears_at_half_its_time_and_only_while_the_fetcher_an
         assert await beats(sock, autojump_clock, 8.5) == 0, "told although the fetcher is silent"
         assert await beats(sock, autojump_clock, 50) == 10, "the next fetcher answers"
         assert fetcher.kills == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_fetcher_that_dies_while_it_is_asked_takes_nothing_down(manager, autojump_clock):
+    sock, address = manager
+    failures = [FetcherDied("it died twice"), RuntimeError("a mistake of ours")]
+
+    class Dying(Fetcher):
+        async def ping(self):
+            if failures:
+                raise failures.pop()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Notifier(address, 10.0).keep_telling, Dying(), str)
+        await trio.sleep(9)
+        assert heard(sock) == []
+        assert await beats(sock, autojump_clock, 10) == 2
         nursery.cancel_scope.cancel()
 
 
