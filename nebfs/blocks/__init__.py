@@ -9,7 +9,8 @@ fetcher process writes the bytes into a descriptor that it is handed.
 
 Who may import it: ``content`` (objects), ``catalog`` and ``daemon`` (documents, the store itself).
 
-Start reading in blockfile.py (one object), then store.py (all of them).
+Start reading in blockfile.py (one object), then store.py (all of them) and
+diskstore.py (in a directory).
 
 Concurrency: everything runs on the trio thread and is never preempted between awaits. Blocking disk
 work goes to worker threads in three places, each marked: reading what the page cache does not hold,
@@ -31,8 +32,9 @@ Forgetting goes the other way round: the index first, the hole second.
 """
 
 from nebfs.blocks.blockfile import SLOT_SIZE, BlockFile
+from nebfs.blocks.diskstore import DiskStore
 from nebfs.blocks.documents import Documents
-from nebfs.blocks.store import DiskStore, MemoryStore, Store, StoreStatistics
+from nebfs.blocks.store import MemoryStore, Store, StoreStatistics
 
 __all__ = [
     "SLOT_SIZE",

@@ -13,7 +13,7 @@ import trio
 from xxhash import xxh3_64_intdigest
 
 from nebfs.blocks import SLOT_SIZE, DiskStore, Documents, MemoryStore
-from nebfs.blocks.store import in_memory
+from nebfs.blocks.diskstore import in_memory
 from nebfs.errors import CacheFault, UserError
 from nebfs.model import Filled
 
