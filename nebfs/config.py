@@ -269,6 +269,8 @@ def read_table(path: Path) -> dict[str, object]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as exc:
         raise UserError(f"{path} cannot be read: {exc.strerror}", exit_code=USAGE_EXIT) from exc
+    except RecursionError as exc:
+        raise UserError(f"{path} is nested too deeply", exit_code=USAGE_EXIT) from exc
     except ValueError as exc:  # TOMLDecodeError names line and column; or it is not UTF-8
         raise UserError(f"{path} is not valid TOML: {exc}", exit_code=USAGE_EXIT) from exc
 

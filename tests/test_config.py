@@ -370,3 +370,10 @@ def test_users_and_groups_are_named_or_numbered(file):
 )
 def test_what_does_not_go_together_is_said(file, text, said):
     assert said in problem(config_file=file(text))
+
+
+def test_a_settings_file_nested_too_deeply_is_the_users_mistake(tmp_path):
+    file = tmp_path / "nebfs.toml"
+    file.write_text("a = " + "[" * 5000)
+    with pytest.raises(UserError, match="nested too deeply"):
+        load(file, {})

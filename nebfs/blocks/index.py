@@ -84,8 +84,14 @@ class Header:
         magic, version, slot_size, size, seed, verdict, judged, length = _FIXED.unpack_from(body)
         if magic != MAGIC or version != FORMAT or verdict not in set(map(int, Verdict)):
             return None
-        text = json.loads(body[_FIXED.size : _FIXED.size + length])
-        return cls(size, slot_size, seed, text.get("source", ""), Verdict(verdict), judged)
+        try:
+            text = json.loads(body[_FIXED.size : _FIXED.size + length])
+        except (ValueError, RecursionError):
+            return None
+        source = text.get("source", "") if isinstance(text, dict) else None
+        if not isinstance(source, str):
+            return None
+        return cls(size, slot_size, seed, source, Verdict(verdict), judged)
 
 
 class Index:

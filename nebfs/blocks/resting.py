@@ -57,8 +57,12 @@ def look(directory: Path, key: str) -> Resting | None:
             header = Header.decode(file.read(HEADER_SIZE))
             if header is None or header.slot_size != SLOT_SIZE:
                 return None
+            found = os.fstat(file.fileno())
+            # Before it is read: memory for as much as the header says would be asked for.
+            if found.st_size < HEADER_SIZE + header.slots * SLOT_RECORD:
+                return None
             records = file.read(header.slots * SLOT_RECORD)
-            used = os.fstat(file.fileno()).st_mtime
+            used = found.st_mtime
         disk = data.stat()
     except OSError:
         return None

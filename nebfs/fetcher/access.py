@@ -150,6 +150,8 @@ def load(path: str | Path) -> Accesses:
         raise UserError(f"{path} is not valid TOML: {exc}") from exc
     except UnicodeDecodeError as exc:
         raise UserError(f"{path} is not valid TOML: it is not UTF-8") from exc
+    except RecursionError as exc:
+        raise UserError(f"{path} is nested too deeply") from exc
     entries = {}
     for address, entry in table.items():
         entries[address] = _access(path, address, entry)
@@ -167,7 +169,10 @@ def load(path: str | Path) -> Accesses:
 
 
 def _access(path: Path, address: str, entry: object) -> Access:
-    where = f"{path}: [{urlsplit(address).netloc.rpartition('@')[2]}]"
+    try:
+        where = f"{path}: [{urlsplit(address).netloc.rpartition('@')[2]}]"
+    except ValueError as exc:  # not repeated: an address can hold a password
+        raise UserError(f"{path}: the name of a table is no address") from exc
     if not isinstance(entry, dict):
         raise UserError(f"{path}: expected tables that are named by addresses")
     kinds: dict[str, type] = {one.name: type(one.default) for one in fields(Access)}
@@ -185,7 +190,10 @@ def _access(path: Path, address: str, entry: object) -> Access:
         if isinstance(value, str) and not value.isprintable():
             raise UserError(f"{where}: {key}: it has a line break or a control character in it")
         if name in _PATHS and isinstance(value, str) and value:
-            found[name] = str((path.parent / Path(value).expanduser()).absolute())
+            try:
+                found[name] = str((path.parent / Path(value).expanduser()).absolute())
+            except RuntimeError as exc:
+                raise UserError(f"{where}: {key}: there is no such user's home") from exc
         else:
             found[name] = value
     for name in _FROM_FILES:
