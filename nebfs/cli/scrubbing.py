@@ -12,6 +12,7 @@ import base64
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -96,7 +97,7 @@ def _session(file: Path) -> Iterator[str]:
 def _credentials(file: Path) -> Iterator[str]:
     try:
         tables = tomllib.loads(_text(file))
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):  # broken, or nested too deeply
         yield from _pairs(file)
         return
     for address, table in tables.items():
@@ -106,7 +107,8 @@ def _credentials(file: Path) -> Iterator[str]:
                 continue
             yield from _in_url(value)
             if key.replace("_", "-").endswith("password-file"):
-                yield from _text(file.parent / Path(value).expanduser()).splitlines()[:1]
+                with suppress(RuntimeError):  # the home of nobody we know
+                    yield from _text(file.parent / Path(value).expanduser()).splitlines()[:1]
             elif _SECRET_NAME.search(key.replace("_", "-")):
                 yield value
 

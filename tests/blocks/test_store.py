@@ -12,8 +12,9 @@ import pytest
 import trio
 from xxhash import xxh3_64_intdigest
 
-from nebfs.blocks import SLOT_SIZE, DiskStore, Documents, MemoryStore
+from nebfs.blocks import SLOT_SIZE, DiskStore, Documents, MemoryStore, resting
 from nebfs.blocks.diskstore import in_memory
+from nebfs.blocks.index import Header
 from nebfs.errors import CacheFault, UserError
 from nebfs.model import Filled
 
@@ -251,3 +252,24 @@ async def test_somebody_s_directory_is_not_taken_for_a_cache(tmp_path):
         DiskStore.prepare(tmp_path, MIB, 0)
     assert os.listdir(tmp_path) == ["letter"]
     assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+def test_an_index_that_claims_an_impossible_size_is_not_read(tmp_path):
+    name = "ab" * 32
+    directory = tmp_path / "cache"
+    data, index = resting.paths(directory, name)
+    index.parent.mkdir(parents=True)
+    data.write_bytes(b"")
+    index.write_bytes(Header(1 << 62, SLOT_SIZE, 0, "").encode())
+    assert resting.look(directory, name) is None
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b'{"source": 5}'])
+def test_an_index_whose_text_is_something_else_is_no_index(text):
+    whole = Header(SLOT_SIZE, SLOT_SIZE, 0, "").encode()
+    assert Header.decode(whole) is not None
+    # In place of what it says of its source, and as long; the digest is right.
+    said = b'{"source": ""}'
+    body = whole[:-8].replace(said, text.ljust(len(said)))
+    digest = xxh3_64_intdigest(body).to_bytes(8, "little")
+    assert Header.decode(body + digest) is None

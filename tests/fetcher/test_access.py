@@ -139,3 +139,18 @@ def test_a_file_that_others_may_read_is_refused_with_the_remedy(written):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="cannot be read: No such file"):
         load(tmp_path / "gone.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = " + "[" * 5000, "nested too deeply"),
+        ('["http://["]\nuser = "canary"\n', "no address"),
+        ('["http://a.example"]\npassword_file = "~nobody-of-that-name/x"\n', "home"),
+    ],
+    ids=["nested", "broken address", "nobody's home"],
+)
+def test_a_file_that_was_made_up_is_an_error_and_no_traceback(written, text, words):
+    with pytest.raises(UserError, match=words) as caught:
+        load(written(text))
+    assert "canary" not in str(caught.value)
