@@ -9,9 +9,9 @@ import threading
 import pytest
 import trio
 
-from nebfs.content.layers import packed, qcow2_clusters, qcow2_unpacking
-from nebfs.content.layers.qcow2_ahead import AHEAD, PATIENCE, Run
-from nebfs.content.layers.qcow2_unpacking import MOST, MOST_WAITING, Job, Threads
+from nebfs.content.layers import packed, qcow2_clusters, unpacking
+from nebfs.content.layers.ahead import AHEAD, PATIENCE, Run
+from nebfs.content.layers.unpacking import MOST, MOST_WAITING, Job, Threads
 from nebfs.errors import Damaged
 from nebfs.units import KIB, MIB
 from tests.content.qcow2 import opened, run
@@ -99,7 +99,7 @@ async def test_closing_in_the_middle_leaves_nothing(image):
         await reader.aclose()
         assert not reader.clusters._coming
     # What threads were at is thrown away when they are through with it.
-    while qcow2_unpacking.threads._working:
+    while unpacking.threads._working:
         await trio.lowlevel.checkpoint()
     await trio.lowlevel.checkpoint()
     assert not any(kept(reader) for reader in readers)

@@ -12,7 +12,7 @@ import trio
 
 from nebfs.content.layers.qcow2 import Qcow2
 from nebfs.content.layers.qcow2_header import HEAD, MAGIC, parse
-from nebfs.content.layers.qcow2_unpacking import unpacker
+from nebfs.content.layers.unpacking import unpacker
 from nebfs.content.stack import ReaderFacts
 from nebfs.errors import Damaged, NebfsError, Unsupported
 from nebfs.model import Revision

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import trio
 from cachetools import LRUCache
 
-from nebfs.content.layers.qcow2_unpacking import UnpackBlock
+from nebfs.content.layers.unpacking import UnpackBlock
 from nebfs.content.stack import Reader
 from nebfs.errors import Damaged
 from nebfs.units import KIB, MIB

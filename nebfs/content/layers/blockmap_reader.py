@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
 from functools import partial
 from typing import Final
 
 import numpy as np
 
+from nebfs.content.layers.ahead import Run as Reading
 from nebfs.content.layers.blockmap import (
     DATA,
     PACKED,
@@ -19,19 +19,11 @@ from nebfs.content.layers.blockmap import (
     Slice,
 )
 from nebfs.content.layers.packed import AT_ONCE, PackedBlocks, Place
-from nebfs.content.layers.qcow2_ahead import Run as Reading
-from nebfs.content.layers.qcow2_together import together
+from nebfs.content.layers.together import together
+from nebfs.content.layers.zeros import LONGEST, ZEROS
 from nebfs.content.stack import Reader, ReaderFacts
 from nebfs.errors import NebfsError
 from nebfs.model import Revision
-from nebfs.units import MIB
-
-LONGEST: Final = 4 * MIB
-"""Bytes that ``warm`` answers: four times the longest read that a kernel sends."""
-
-_ZEROS: Final = memoryview(
-    mmap.mmap(-1, LONGEST, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
-)
 
 _NONE_HELD: Final[dict[int, Slice]] = {}
 
@@ -66,7 +58,7 @@ class Mapped:
             if UNKNOWN in kinds:
                 return None
             if kinds == {ZERO}:
-                return _ZEROS[:length]
+                return ZEROS[:length]
             if PACKED in kinds:
                 self._unpack_ahead(offset, length)
             return self._put_together(runs, offset, length)

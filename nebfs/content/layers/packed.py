@@ -14,8 +14,8 @@ from typing import Final, Generic, NamedTuple, TypeVar
 import trio
 from cachetools import LRUCache
 
-from nebfs.content.layers.qcow2_together import together
-from nebfs.content.layers.qcow2_unpacking import Job, Outcome, UnpackBlock, threads
+from nebfs.content.layers.together import together
+from nebfs.content.layers.unpacking import Job, Outcome, UnpackBlock, threads
 from nebfs.content.stack import Reader
 from nebfs.errors import Damaged
 from nebfs.units import KIB, MIB

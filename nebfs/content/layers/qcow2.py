@@ -20,8 +20,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import trio
 
+from nebfs.content.layers.ahead import Run
 from nebfs.content.layers.packed import AT_ONCE
-from nebfs.content.layers.qcow2_ahead import Run
 from nebfs.content.layers.qcow2_clusters import clusters_of
 from nebfs.content.layers.qcow2_header import HEAD, Header, names_backing, parse
 from nebfs.content.layers.qcow2_tables import (
@@ -33,18 +33,11 @@ from nebfs.content.layers.qcow2_tables import (
     Table,
     Tables,
 )
-from nebfs.content.layers.qcow2_together import together
+from nebfs.content.layers.together import together
+from nebfs.content.layers.zeros import LONGEST, ZEROS
 from nebfs.content.stack import Reader, ReaderFacts
 from nebfs.errors import Damaged, NebfsError, Unsupported
 from nebfs.model import Revision
-from nebfs.units import MIB
-
-LONGEST: Final = 4 * MIB
-"""Bytes that ``warm`` answers: four times the longest read that a kernel sends."""
-
-_ZEROS: Final = memoryview(
-    mmap.mmap(-1, LONGEST, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
-)
 
 _ANSWER: Final = memoryview(mmap.mmap(-1, LONGEST))
 """What ``warm`` puts its answers together in: as memory that is new for each, and has to be cleared
@@ -192,7 +185,7 @@ class Qcow2:
             if plan.packed:
                 self._unpack_ahead(offset, length)
             elif not plan.stored:
-                return _ZEROS[:length]
+                return ZEROS[:length]
             elif plan.stored[0].length == length:
                 return plan.stored[0].file.warm(plan.stored[0].offset, length)
             answer = _put_together(plan, length)
@@ -225,7 +218,7 @@ class Qcow2:
         # As it is: to clear it takes longer than to fill it.
         answer = np.empty(length, np.uint8).data
         if not plan.covers(length):
-            answer[:] = _ZEROS[:length] if length <= LONGEST else bytes(length)
+            answer[:] = ZEROS[:length] if length <= LONGEST else bytes(length)
         jobs = [partial(_read, s, answer) for s in plan.stored if not _read_warm(s, answer)]
         wanted: dict[Qcow2, list[Packed]] = {}
         for packed in plan.packed:
@@ -305,7 +298,7 @@ def _put_together(plan: Plan, length: int) -> memoryview | None:
         clusters.append(cluster)
     answer = _ANSWER[:length]
     if not plan.covers(length):
-        answer[:] = _ZEROS[:length]
+        answer[:] = ZEROS[:length]
     for packed, cluster in zip(plan.packed, clusters, strict=True):
         _take(packed, cluster, answer)
     for stored in plan.stored:

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from nebfs.content.layers.packed import PackedBlocks, Place
 from nebfs.content.layers.qcow2_header import Header
-from nebfs.content.layers.qcow2_unpacking import unpacker
+from nebfs.content.layers.unpacking import unpacker
 from nebfs.content.stack import Reader
 from nebfs.errors import Damaged
 

@@ -24,7 +24,7 @@ from nebfs.content.layers.blockmap import (
     Slice,
     overlap,
 )
-from nebfs.content.layers.qcow2_unpacking import UnpackBlock
+from nebfs.content.layers.unpacking import UnpackBlock
 from nebfs.content.layers.vmdk_header import (
     AT_END,
     GRAINS,
