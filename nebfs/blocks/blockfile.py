@@ -46,7 +46,7 @@ _HERE: Final = bytes(state in {PRESENT, PROVEN} for state in range(256))
 
 _ZEROS: Final = memoryview(bytes(SLOT_SIZE))
 
-MASK64: Final = (1 << 64) - 1
+_MASK64: Final = (1 << 64) - 1
 
 disk_threads: Final = trio.CapacityLimiter(16)
 """Threads that may wait for the cache disk at once: a slow disk must not eat trio's common pool."""
@@ -221,9 +221,7 @@ class BlockFile:
             if self._state[slot] == PROVEN:
                 continue
             at = (slot - first) << SLOT_SHIFT
-            digest = xxh3_64_intdigest(
-                view[at : at + self.length(slot)], seed=(self.seed + slot) & MASK64
-            )
+            digest = slot_sum(view[at : at + self.length(slot)], self.seed, slot)
             if digest == self._sums[slot]:
                 self._state[slot] = PROVEN
             else:
@@ -303,7 +301,7 @@ class BlockFile:
         """Write the bytes of a slot that its caller has claimed, in a worker thread; ``put`` makes
         it known. Raises OSError.
         """
-        digest = xxh3_64_intdigest(view, seed=(self.seed + slot) & MASK64)
+        digest = slot_sum(view, self.seed, slot)
         zero = not any_byte(view)
         if not zero and os.pwrite(self.fd, view, slot << SLOT_SHIFT) != len(view):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -384,6 +382,11 @@ class BlockFile:
         os.close(self.fd)
         self.fd = -1
         self.tell()
+
+
+def slot_sum(data: bytes | memoryview, seed: int, slot: int) -> int:
+    """Return the checksum of a slot of the object that has this seed."""
+    return xxh3_64_intdigest(data, seed=(seed + slot) & _MASK64)
 
 
 def any_byte(view: memoryview) -> bool:

@@ -14,6 +14,7 @@ import trio
 
 from nebfs.blocks.blockfile import SLOT_SIZE, BlockFile, disk_threads
 from nebfs.blocks.index import HEADER_SIZE, Header, Index
+from nebfs.blocks.resting import paths
 from nebfs.blocks.store import Store, seed_of
 from nebfs.errors import CacheFault, UserError
 
@@ -154,8 +155,7 @@ class DiskStore(Store):
 
     def paths(self, key: str) -> tuple[Path, Path]:
         """Return where the data and the index of an object are."""
-        shelf = self.directory / "objects" / key[:2]
-        return shelf / f"{key}.dat", shelf / f"{key}.idx"
+        return paths(self.directory, key)
 
     async def _open(self, key: str, size: int, source: str) -> BlockFile:
         try:

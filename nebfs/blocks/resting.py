@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xxhash import xxh3_64_intdigest
-
-from nebfs.blocks.blockfile import MASK64, SLOT_SIZE
+from nebfs.blocks.blockfile import SLOT_SIZE, slot_sum
 from nebfs.blocks.index import HEADER_SIZE, SLOT, SLOT_RECORD, Header, Verdict
 from nebfs.blocks.store import seed_of
 
@@ -100,7 +98,7 @@ def differing(directory: Path, key: str, first: int, stop: int) -> tuple[int, li
                 continue
             found = os.pread(fd, length, slot * SLOT_SIZE)
             read += length
-            if xxh3_64_intdigest(found, seed=(seed_of(key) + slot) & MASK64) != digest:
+            if slot_sum(found, seed_of(key), slot) != digest:
                 wrong.append(slot)
         return read, wrong
 
