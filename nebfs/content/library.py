@@ -178,24 +178,23 @@ class Library:
             return await self._here.open(content.locator, revision, volatile=content.volatile)
         if content.volatile:
             return Uncached(self._fetcher, content.locator, revision, self._settings.patience)
-        key = object_key(content, revision)
-        async with self._opening:
-            shared = self._shared.get(key)
-            if shared is None:
-                shared = await self._build(key, content, revision)
-                self._shared[key] = shared
-            shared.users += 1
+        key, shared = await self._share(content, revision)
         return _Opened(self, key, shared, self._settings.read_ahead)
 
-    @asynccontextmanager
-    async def held(self, content: Content, revision: Revision) -> AsyncIterator[Held]:
-        """Have an object of the cache open for the length of the block. Raises NebfsError."""
+    async def _share(self, content: Content, revision: Revision) -> tuple[str, _Shared]:
+        """Return an object and its key, built if nobody has it open; ``close`` gives it back."""
         key = object_key(content, revision)
         async with self._opening:
             shared = self._shared.get(key)
             if shared is None:
                 shared = self._shared[key] = await self._build(key, content, revision)
             shared.users += 1
+        return key, shared
+
+    @asynccontextmanager
+    async def held(self, content: Content, revision: Revision) -> AsyncIterator[Held]:
+        """Have an object of the cache open for the length of the block. Raises NebfsError."""
+        key, shared = await self._share(content, revision)
         verified = shared.top if isinstance(shared.top, Verified) else None
         try:
             yield Held(shared.cached, verified, self._settings.turns, self._settings.patience)

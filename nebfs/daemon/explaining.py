@@ -21,7 +21,6 @@ from nebfs.blocks import DiskStore
 from nebfs.blocks.index import Verdict
 from nebfs.blocks.resting import Resting, look
 from nebfs.content.layers.here import TRANSPORTS
-from nebfs.content.library import object_key
 from nebfs.content.profiling import lineage
 from nebfs.daemon.finding import File, Image, image_at, path_in
 from nebfs.daemon.web import Reply, Request, Routes, as_json
@@ -70,7 +69,7 @@ async def cached_of(house: House, file: File) -> int:
     facts = house.library.facts(file.content, file.revision)
     if facts is not None:
         return facts.cached
-    resting = await _resting(house, object_key(file.content, file.revision))
+    resting = await _resting(house, file.key)
     return 0 if resting is None else resting.cached
 
 
@@ -82,7 +81,7 @@ async def _resting(house: House, key: str) -> Resting | None:
 
 async def _file(house: House, file: File) -> dict[str, object]:
     content, revision = file.content, file.revision
-    key = object_key(content, revision)
+    key = file.key
     stack = house.library.explained(content, revision)
     probed = house.prober.known(content)
     pace = house.library.pace(content)
@@ -111,7 +110,7 @@ async def _file(house: House, file: File) -> dict[str, object]:
             "last_error": stack.facts.last_error,
             "layers": [asdict(layer) for layer in stack.layers],
         }
-    elif content.locator.transport not in TRANSPORTS and not content.volatile:
+    elif not file.is_here and not content.volatile:
         told["cached"] = 0
         resting = await _resting(house, key)
         if resting is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from nebfs.content import views
 from nebfs.content.layers.here import TRANSPORTS
+from nebfs.content.library import object_key
 from nebfs.daemon.web import Request
 from nebfs.daemon.wiring import House
 from nebfs.errors import NebfsError, Unsupported, UserError
@@ -20,6 +21,16 @@ class File:
 
     content: Content
     revision: Revision
+
+    @property
+    def key(self) -> str:
+        """The name of its object in the cache."""
+        return object_key(self.content, self.revision)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this machine, and read where it is."""
+        return self.content.locator.transport in TRANSPORTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +47,7 @@ class Image:
         """Why nothing of it is kept in the cache; or empty."""
         if self.content.volatile:
             return "others may write to it while it is read, so nothing of it is kept"
-        if all(file.content.locator.transport in TRANSPORTS for file in self.files):
+        if all(file.is_here for file in self.files):
             return "it is on this machine and read where it is, so nothing of it is copied"
         return ""
 
@@ -47,6 +58,14 @@ def path_in(request: Request) -> str:
     if not path:
         raise UserError("name a path in the mount")
     return path
+
+
+def paths_in(said: dict[str, object]) -> list[str]:
+    """Return the paths that were asked for, as ``path_in`` one. Raises UserError."""
+    paths = said.get("paths")
+    if not isinstance(paths, list) or not paths or not all(isinstance(p, str) for p in paths):
+        raise UserError("name at least one path")
+    return paths
 
 
 async def image_at(house: House, path: str, *, fresh: bool = False) -> Image:

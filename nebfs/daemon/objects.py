@@ -19,7 +19,7 @@ from nebfs.blocks.blockfile import runs
 from nebfs.blocks.resting import look
 from nebfs.content.layers.here import TRANSPORTS
 from nebfs.content.library import object_key
-from nebfs.daemon.finding import File, image_at, path_in
+from nebfs.daemon.finding import File, image_at, path_in, paths_in
 from nebfs.daemon.resting import records
 from nebfs.daemon.web import Reply, Request, Routes, as_json
 from nebfs.daemon.wiring import House
@@ -90,7 +90,7 @@ def _of_memory(file: BlockFile) -> dict[str, object]:
 
 
 async def _parts(house: House, file: File) -> dict[str, object]:
-    key, size = object_key(file.content, file.revision), file.revision.size
+    key, size = file.key, file.revision.size
     opened = house.store.file_of(key)
     states = b""
     if opened is not None:
@@ -115,12 +115,9 @@ async def _dropped(house: House, said: dict[str, object]) -> dict[str, object]:
     if said.get("all") is True:
         wanted = {str(one["key"]): str(one["source"]) for one in await listed(house)}
     else:
-        paths = said.get("paths")
-        if not isinstance(paths, list) or not paths or not all(isinstance(p, str) for p in paths):
-            raise UserError("name at least one path")
-        for path in paths:
+        for path in paths_in(said):
             for file in (await image_at(house, path)).files:
-                wanted[object_key(file.content, file.revision)] = file.content.locator.shown
+                wanted[file.key] = file.content.locator.shown
     gone: set[str] = set()
     kept = []
     freed = 0

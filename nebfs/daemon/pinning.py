@@ -11,12 +11,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from nebfs.content.layers.here import TRANSPORTS
-from nebfs.content.library import object_key
 from nebfs.daemon.explaining import cached_of
-from nebfs.daemon.finding import image_at, path_of
+from nebfs.daemon.finding import image_at, path_of, paths_in
 from nebfs.daemon.pins import SHARE, Pin
-from nebfs.daemon.warming import paths_in
 from nebfs.daemon.web import Reply, Request, Routes, as_json
 from nebfs.daemon.wiring import House
 from nebfs.errors import NebfsError, UserError
@@ -60,10 +57,8 @@ async def _pins_of(house: House, path: str) -> list[tuple[Pin, int]]:
     where = path_of(image.node)
     found = []
     for file in image.files:
-        content, revision = file.content, file.revision
-        if content.locator.transport not in TRANSPORTS:
-            key = object_key(content, revision)
-            pin = Pin(key, where, content.locator.shown, revision.size)
+        if not file.is_here:
+            pin = Pin(file.key, where, file.content.locator.shown, file.revision.size)
             found.append((pin, await cached_of(house, file)))
     return found
 
@@ -78,4 +73,4 @@ async def _keys_of(house: House, path: str) -> set[str]:
         if not keys:
             raise
         return keys
-    return keys | {object_key(file.content, file.revision) for file in image.files}
+    return keys | {file.key for file in image.files}

@@ -22,12 +22,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from nebfs.content.filling import Budget
-from nebfs.content.layers.here import TRANSPORTS
-from nebfs.content.library import object_key
 from nebfs.content.warming import Warming
 from nebfs.daemon import jobs
 from nebfs.daemon.explaining import cached_of
-from nebfs.daemon.finding import File, image_at, image_of, images_below, path_of
+from nebfs.daemon.finding import File, image_at, image_of, images_below, path_of, paths_in
 from nebfs.daemon.web import Reply, Request, Routes, as_lines
 from nebfs.daemon.wiring import House
 from nebfs.errors import NebfsError, UserError
@@ -65,14 +63,6 @@ def routes(house: House) -> Routes:
         return as_lines(jobs.done(house.nursery, work.run, work.news))
 
     return {("POST", "/v1/warm"): warm}
-
-
-def paths_in(said: dict[str, object]) -> list[str]:
-    """Return the paths that were asked for. Raises UserError."""
-    paths = said.get("paths")
-    if not isinstance(paths, list) or not paths or not all(isinstance(p, str) for p in paths):
-        raise UserError("name at least one path")
-    return paths
 
 
 class Work:
@@ -122,16 +112,12 @@ class Work:
         if image.unkept:
             self._left_out.append({"path": path, "reason": image.unkept})
             return
-        files = tuple(f for f in image.files if f.content.locator.transport not in TRANSPORTS)
+        files = tuple(f for f in image.files if not f.is_here)
         cached = [await cached_of(self._house, file) for file in files]
         self._images.append(_Wanted(path, files, cached))
 
     def _check_room(self) -> None:
-        sizes = {
-            object_key(file.content, file.revision): file.revision.size
-            for one in self._images
-            for file in one.files
-        }
+        sizes = {file.key: file.revision.size for one in self._images for file in one.files}
         wanted, room = sum(sizes.values()), self._house.store.room(sizes)
         if wanted > room:
             raise UserError(
