@@ -68,6 +68,12 @@ class Disk:
     """Why it has no raw view; or empty."""
 
 
+async def read(reader: Reader, offset: int, length: int) -> bytes | memoryview:
+    """Read as the window to the kernel does: layers take note of a read in ``warm``."""
+    view = reader.warm(offset, length)
+    return view if view is not None else await reader.pread(offset, length)
+
+
 class Priority(enum.IntEnum):
     """Who goes first at a place: what somebody waits for, what a boot is known to read next, what
     is guessed to be wanted next, the rest.

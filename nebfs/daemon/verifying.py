@@ -21,6 +21,7 @@ from nebfs.content import Reader
 from nebfs.content.layers.here import TRANSPORTS
 from nebfs.content.layers.readahead import ReadAhead
 from nebfs.content.layers.verified import STEP, hash_threads, strongest
+from nebfs.content.stack import read
 from nebfs.daemon import jobs
 from nebfs.daemon.finding import Image, image_at
 from nebfs.daemon.web import Reply, Request, Routes, as_lines
@@ -65,9 +66,7 @@ class Verifying:
         async with self._reader() as reader:
             while self._here < size:
                 length = min(STEP, size - self._here)
-                # The reader takes note of reads in warm(), as the window to the kernel uses it.
-                view = reader.warm(self._here, length)
-                data = bytes(await reader.pread(self._here, length) if view is None else view)
+                data = bytes(await read(reader, self._here, length))
                 await trio.to_thread.run_sync(digest.update, data, limiter=hash_threads)
                 self._here += length
             self._conclude(algorithm, digest.hexdigest())

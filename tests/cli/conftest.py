@@ -22,6 +22,24 @@ from nebfs.daemon import control, registry
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
+def serve_in_thread(own, routes):
+    """Answer by `routes` on a registration's socket; return what is to be called at the end."""
+    stops = []
+    ready = threading.Event()
+
+    async def serve():
+        async with trio.open_nursery() as nursery:
+            await nursery.start(control.serve, Path(own.socket), routes)
+            token = trio.lowlevel.current_trio_token()
+            stops.append(lambda: token.run_sync_soon(nursery.cancel_scope.cancel))
+            ready.set()
+
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    assert ready.wait(20)
+    return [*stops, thread.join]
+
+
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch):
     for name in list(os.environ):
@@ -60,19 +78,7 @@ def answering(tmp_path, monkeypatch):
     stops = []
 
     def start(routes):
-        ready = threading.Event()
-
-        async def serve():
-            async with trio.open_nursery() as nursery:
-                await nursery.start(control.serve, Path(own.socket), routes)
-                token = trio.lowlevel.current_trio_token()
-                stops.append(lambda: token.run_sync_soon(nursery.cancel_scope.cancel))
-                ready.set()
-
-        thread = threading.Thread(target=trio.run, args=(serve,))
-        thread.start()
-        assert ready.wait(20)
-        stops.append(thread.join)
+        stops.extend(serve_in_thread(own, routes))
         return place
 
     yield start

@@ -1,17 +1,16 @@
 """``nebfs status``: what is said of daemons that live, ail, hang and are dead."""
 
 import json
-import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import trio
 
 from nebfs.cli import status
-from nebfs.daemon import control, registry
+from nebfs.daemon import registry
 from nebfs.daemon.registry import Registration
 from nebfs.daemon.web import as_json
+from tests.cli.conftest import serve_in_thread
 
 HEALTHY = {
     "healthy": True,
@@ -43,23 +42,11 @@ def daemon(run_dir):
     def start(place, answer):
         own = Registration.of_this_process(run_dir, Path(place), source="http://h:2633/RPC2")
         registry.register(run_dir, own)
-        ready = threading.Event()
 
         async def answered(request):
             return as_json(answer)
 
-        async def serve():
-            async with trio.open_nursery() as nursery:
-                routes = {("GET", "/v1/status"): answered}
-                await nursery.start(control.serve, Path(own.socket), routes)
-                token = trio.lowlevel.current_trio_token()
-                stops.append(lambda: token.run_sync_soon(nursery.cancel_scope.cancel))
-                ready.set()
-
-        thread = threading.Thread(target=trio.run, args=(serve,))
-        thread.start()
-        assert ready.wait(20)
-        stops.append(thread.join)
+        stops.extend(serve_in_thread(own, {("GET", "/v1/status"): answered}))
         return own
 
     yield start

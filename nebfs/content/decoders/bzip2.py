@@ -25,7 +25,7 @@ import numpy as np
 
 from nebfs.content.decoders.ahead import WORKERS, Ahead, Unit
 from nebfs.content.decoders.bzip2_marks import BLOCK, END, MAGIC_BITS, Mark, find_marks
-from nebfs.content.decoders.interface import PIECE, Closing
+from nebfs.content.decoders.interface import PIECE, Closing, pieces
 from nebfs.errors import Damaged, Unsupported
 
 _LONGEST = 2600 << 10
@@ -269,13 +269,7 @@ def _decode(raw: bytes, shift: int, bits: int) -> Iterator[bytes]:
     """Decode one block, `bits` bits of `raw` behind the first `shift`. Raises Damaged."""
     library = bz2.BZ2Decompressor()
     try:
-        piece = library.decompress(_as_stream(raw, shift, bits), PIECE)
-        while piece or not (library.needs_input or library.eof):
-            if piece:
-                yield piece
-            if library.needs_input or library.eof:
-                break
-            piece = library.decompress(b"", PIECE)
+        yield from pieces(library, _as_stream(raw, shift, bits))
     except MemoryError as exc:
         raise Unsupported("there is no memory to decode the bzip2 image") from exc
     except (OSError, EOFError, ValueError, RuntimeError) as exc:

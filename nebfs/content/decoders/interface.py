@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bz2 import BZ2Decompressor
 from collections.abc import Awaitable, Callable, Iterator
+from lzma import LZMADecompressor
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -91,3 +93,14 @@ class Closing:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def pieces(library: BZ2Decompressor | LZMADecompressor, data: bytes) -> Iterator[bytes]:
+    """Yield all that can be decoded after `data`, in pieces of at most PIECE."""
+    piece = library.decompress(data, PIECE)
+    while piece or not (library.needs_input or library.eof):
+        if piece:
+            yield piece
+        if library.needs_input or library.eof:
+            break
+        piece = library.decompress(b"", PIECE)

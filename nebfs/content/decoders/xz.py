@@ -23,7 +23,7 @@ from zlib import crc32
 
 from nebfs.content.decoders import xz_format as form
 from nebfs.content.decoders.ahead import WORKERS, Ahead, Unit
-from nebfs.content.decoders.interface import PIECE, Block, Closing
+from nebfs.content.decoders.interface import Block, Closing, pieces
 from nebfs.content.decoders.walking import Walk, Walker, walk_through
 from nebfs.errors import Damaged, NebfsError, Unsupported
 
@@ -164,13 +164,7 @@ def _decode(inputs: Iterator[bytes]) -> Iterator[bytes]:
     library = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY)
     try:
         for data in inputs:
-            piece = library.decompress(data, PIECE)
-            while piece or not (library.needs_input or library.eof):
-                if piece:
-                    yield piece
-                if library.needs_input or library.eof:
-                    break
-                piece = library.decompress(b"", PIECE)
+            yield from pieces(library, data)
     except (lzma.LZMAError, EOFError) as exc:
         message = str(exc)
         kind = Unsupported if "nsupported" in message or "limit" in message else Damaged

@@ -17,7 +17,7 @@ from nebfs.blocks import SLOT_SIZE, BlockFile, Store
 from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.content.decoders import Block, decode_block
 from nebfs.content.layers.decoded_pass import decode_threads
-from nebfs.content.stack import Reader
+from nebfs.content.stack import Reader, read
 from nebfs.errors import CacheFault, Damaged
 from nebfs.model import Filled
 from nebfs.units import MIB
@@ -143,7 +143,7 @@ class Blocks:
         try:
             while len(packed) < block.length:
                 length = min(_FETCHED, block.length - len(packed))
-                packed += await _read(reader, block.host + len(packed), length)
+                packed += await read(reader, block.host + len(packed), length)
         except Damaged:
             await self._on_taint()
             raise
@@ -181,11 +181,6 @@ class Blocks:
         reader, self._reader = self._reader, None
         if reader is not None:
             await reader.aclose()
-
-
-async def _read(reader: Reader, offset: int, length: int) -> bytes | memoryview:
-    view = reader.warm(offset, length)  # which takes note of the read, too
-    return view if view is not None else await reader.pread(offset, length)
 
 
 def _end(block: Block) -> int:

@@ -22,7 +22,7 @@ from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.blocks.index import Verdict
 from nebfs.content.layers.decoded_pass import Pass, decode_threads
 from nebfs.content.layers.verified import QUARANTINE
-from nebfs.content.stack import Reader
+from nebfs.content.stack import Reader, read
 from nebfs.errors import CacheFault, Damaged, NebfsError, Unsupported
 from nebfs.units import MIB, format_size
 
@@ -178,8 +178,7 @@ class Passing:
     async def _packed(self, reader: Reader, at: int) -> bytes:
         length = min(STEP, reader.size - at)
         try:
-            view = reader.warm(at, length)
-            return bytes(view if view is not None else await reader.pread(at, length))
+            return bytes(await read(reader, at, length))
         except Damaged:
             # It is not what was published: nothing that came out of it may be served either.
             await self.drop()

@@ -16,7 +16,7 @@ from cachetools import LRUCache
 
 from nebfs.content.layers.together import together
 from nebfs.content.layers.unpacking import Job, Outcome, UnpackBlock, threads
-from nebfs.content.stack import Reader
+from nebfs.content.stack import Reader, read
 from nebfs.errors import Damaged
 from nebfs.units import KIB, MIB
 
@@ -184,9 +184,7 @@ class PackedBlocks(Generic[Entry]):
         self, batch: Batch, arrived: Callable[[int, bytes], None], *, in_thread: bool
     ) -> None:
         length = batch.stop - batch.start
-        data = self._file.warm(batch.start, length)
-        if data is None:
-            data = memoryview(await self._file.pread(batch.start, length))
+        data = memoryview(await read(self._file, batch.start, length))
         if in_thread:
             found = await self._unpack_elsewhere(batch, data)
         else:
