@@ -19,10 +19,13 @@ import os
 import socket
 import struct
 import time
+from collections import deque
 from typing import Final, Protocol
 
 import structlog
 import trio
+
+from nebfs.fuse.shares import SHORT, Shares
 
 log = structlog.get_logger()
 
@@ -102,6 +105,8 @@ class DirectReads:
         self._device = device
         self._reads = reads
         self._cold: set[int] = set()
+        self._put_off: deque[tuple[int, int, int, int]] = deque()
+        """Longer READs, which short ones may go before: unique, file handle, offset, size."""
         self._kernel = os.dup(device)
         os.set_blocking(self._kernel, False)
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -133,11 +138,13 @@ class DirectReads:
         """Take requests until the filesystem is unmounted."""
         buffer = memoryview(bytearray(LARGEST))
         into, kernel, clock = (buffer,), self._kernel, time.perf_counter
+        shares, put_off = Shares(), self._put_off
         spins = 0
         while True:
-            slept = clock()
+            slept, used = clock(), time.thread_time()
             await trio.lowlevel.wait_readable(kernel)
             now = clock()
+            shares.other(time.thread_time() - used, now)
             until = now + TURN
             if not spins and now - slept < SOON:
                 spins = SPINS
@@ -147,28 +154,44 @@ class DirectReads:
                     count = os.readv(kernel, into)
                 except BlockingIOError:
                     misses += 1
-                    if misses > spins:
+                    if misses <= spins:
+                        continue
+                    if not put_off:
                         spins = spins if taken > 1 else 0
                         break
-                    continue
+                    shares.owed = 0.0  # whoever it is owed to asks for nothing
                 except OSError as exc:
                     if exc.errno == errno.ENODEV:
                         return
                     if exc.errno in {errno.EINTR, errno.ENOENT}:  # the request was taken back
                         continue
                     raise
-                misses = 0
-                taken += 1
-                _, opcode, unique, inode = _IN.unpack_from(buffer)
-                if opcode == _READ:
-                    self._read(nursery, unique, *_READ_IN.unpack_from(buffer, _IN.size))
-                elif opcode == _STATFS:
-                    self._statfs(unique, inode)
                 else:
-                    await self._pass_on(opcode, buffer[:count])
-                if clock() > until:
+                    taken += 1
+                    _, opcode, unique, inode = _IN.unpack_from(buffer)
+                    if opcode == _READ:
+                        fh, offset, size = _READ_IN.unpack_from(buffer, _IN.size)
+                        if size <= SHORT:
+                            self._read(nursery, unique, fh, offset, size)
+                            began, now = now, clock()
+                            shares.short(began, now)
+                        else:
+                            put_off.append((unique, fh, offset, size))
+                    elif opcode == _STATFS:
+                        self._statfs(unique, inode)
+                    else:
+                        await self._pass_on(opcode, buffer[:count])
+                        now = clock()
+                misses = 0
+                if put_off and not shares.owed:
+                    self._read(nursery, *put_off.popleft())
+                    began, now = now, clock()
+                    shares.other(now - began, now)
+                if now > until and not shares.owed:
                     await trio.lowlevel.checkpoint()
-                    until = clock() + TURN
+                    began, now = now, clock()
+                    shares.other(now - began, now)
+                    until = now + TURN
 
     def _read(self, nursery: trio.Nursery, unique: int, fh: int, offset: int, size: int) -> None:
         view = self._reads.read_warm(fh, offset, size)
@@ -201,7 +224,7 @@ class DirectReads:
         if opcode in {_READDIR, _READDIRPLUS}:
             (size,) = _SIZE.unpack_from(message, _SIZE_AT)
             _SIZE.pack_into(message, _SIZE_AT, min(size, LONGEST_LIST))
-        elif opcode == _INTERRUPT and _UNIQUE.unpack_from(message, _IN.size)[0] in self._cold:
+        elif opcode == _INTERRUPT and self._is_ours(*_UNIQUE.unpack_from(message, _IN.size)):
             return  # libfuse would keep it for a request that it never gets; ours end in any case
         while True:
             try:
@@ -210,6 +233,9 @@ class DirectReads:
                 await trio.lowlevel.wait_writable(self._ours)
             else:
                 return
+
+    def _is_ours(self, unique: int) -> bool:
+        return unique in self._cold or any(unique == waiting[0] for waiting in self._put_off)
 
     # --- answers ----------------------------------------------------------------------------
 
