@@ -7,4 +7,9 @@ Imports run one way (see ``[tool.importlinter]`` in pyproject.toml)::
         -> content -> (blocks | fetcher) -> (model, errors, units)
 """
 
+import os
+
+# numpy's linear algebra, of which nothing here is used, would start a thread for each processor.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 __version__ = "0.1.0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 
 import pytest
 
@@ -196,3 +197,11 @@ async def test_a_file_that_was_cut_off_gives_an_error_and_no_zeros(last_written)
     assert reader.warm(4 * MIB, 4096) is None
     with pytest.raises(Damaged, match="cut off"):
         await reader.pread(4 * MIB, 4096)
+
+
+def test_importing_the_readers_starts_no_threads():
+    """numpy's linear algebra would start one for each processor."""
+    run(
+        *(sys.executable, "-c"),
+        "import os, nebfs.content.layers.qcow2; assert len(os.listdir('/proc/self/task')) == 1",
+    )
