@@ -173,12 +173,21 @@ class _Guide:
         """Leave the mount to the user until Ctrl-C."""
         _say(self.console, "The mount stays", str(self.mountpoint))
         _result(self.console, f"front-end {self.servers.frontend_url}, user oneadmin")
-        _result(self.console, "explore it from another shell; Ctrl-C here unmounts and cleans up")
+        _result(self.console, "Ctrl-C here unmounts and cleans up; look around in another shell:")
+        _result(self.console, self._way_in())
         try:
             while _is_mounted(self.mountpoint):  # or until somebody unmounts it by hand
                 time.sleep(0.5)
         except KeyboardInterrupt:
             self.console.print("")
+
+    def _way_in(self) -> str:
+        """Return what makes another shell stand in the mount, and nebfs find its daemon there."""
+        exported = f"NEBFS_RUN_DIR={shlex.quote(str(self.scratch / 'run'))}"
+        beside = Path(sys.executable).parent
+        if (beside / "nebfs").exists() and shutil.which("nebfs") is None:
+            exported += f' PATH={shlex.quote(str(beside))}:"$PATH"'
+        return f"export {exported}; cd {shlex.quote(str(self.mountpoint))}"
 
     def _environment(self) -> dict[str, str]:
         """Return the environment of nebfs: no proxy in between, nothing of the user's own cloud."""
