@@ -1,0 +1,99 @@
+"""Whether a soak kept what is promised: each check with its figures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MIB = 1 << 20
+Samples = Sequence[dict[str, float]]
+
+WARM = 0.25
+"""The part of a run in which memory may still grow: caches of everything fill up."""
+
+ALLOWED = {
+    "memory": (8 * MIB, 0.05),
+    "descriptors": (6.0, 0.05),
+    "threads": (3.0, 0.05),
+}
+"""How much more there may be at the end of the rest of the run than at its beginning, by the line
+that fits best: at least so much, or this part of it."""
+
+SLACK = MIB
+"""Bytes of the cache's disk beyond the limit: what filesystems put behind a file's last byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One promise, as it was found."""
+
+    name: str
+    kept: bool
+    figures: str
+
+
+def growth(samples: Samples, key: str) -> tuple[float, float]:
+    """Return by how much a figure grew after the warm-up, by the line of least squares, and its
+    median there.
+    """
+    first, last = samples[0]["time"], samples[-1]["time"]
+    kept = [s for s in samples if s["time"] >= first + WARM * (last - first) and s[key]]
+    if len(kept) < 3:
+        return 0.0, 0.0
+    times, values = [s["time"] for s in kept], [s[key] for s in kept]
+    slope = statistics.linear_regression(times, values).slope
+    return slope * (times[-1] - times[0]), statistics.median(values)
+
+
+def flat(samples: Samples) -> list[Check]:
+    """Judge memory, descriptors and threads of both processes."""
+    checks = []
+    for process in ("daemon", "fetcher"):
+        for what, (least, part) in ALLOWED.items():
+            key = f"{process}_{what}"
+            grown, median = growth(samples, key)
+            unit = MIB if what == "memory" else 1
+            most = max((s[key] for s in samples), default=0.0)
+            checks.append(
+                Check(
+                    f"{what} of the {process} stay" + ("s" if what == "memory" else ""),
+                    grown <= max(least, part * median),
+                    f"{grown / unit:+.1f} after the warm-up, median {median / unit:.1f}, "
+                    f"at most {most / unit:.1f}" + (" MiB" if what == "memory" else ""),
+                )
+            )
+    return checks
+
+
+def bounded(samples: Samples) -> Check:
+    """Judge the cache: never over its limit, by its own count and on the disk."""
+    limit = samples[-1]["limit"]
+    used = max(s["used"] + s["reserved"] for s in samples)
+    disk = max(s["disk"] for s in samples)
+    evicted = samples[-1]["evicted"]
+    return Check(
+        "the cache stays within its limit",
+        used <= limit and disk <= limit + SLACK and evicted > 0,
+        f"limit {limit / MIB:.0f}, at most {used / MIB:.1f} used or reserved and "
+        f"{disk / MIB:.1f} on the disk; {evicted / MIB:.0f} evicted (MiB)",
+    )
+
+
+def at_rest(before: dict[str, float], after: dict[str, float]) -> Check:
+    """Judge what is left when nobody uses the mount any more."""
+    zero = ("open_files", "open_objects", "requests", "reserved")
+    left = [f"{name} {after[name]:.0f}" for name in zero if after[name]]
+    for process in ("daemon", "fetcher"):
+        for what in ("descriptors", "threads"):
+            key = f"{process}_{what}"
+            if after[key] > before[key] + ALLOWED[what][0]:
+                left.append(f"{key} {after[key]:.0f}, {before[key]:.0f} before")
+    figures = ", ".join(left) or ", ".join(f"{name} 0" for name in zero)
+    return Check("gauges are back where they were", not left, figures)
+
+
+def none(name: str, found: Sequence[str]) -> Check:
+    """Judge what should not be at all."""
+    first = f", first: {found[0]}" if found else ""
+    return Check(name, not found, f"{len(found)}{first}")
