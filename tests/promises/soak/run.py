@@ -48,7 +48,7 @@ class Report:
     samples: list[dict[str, float]] = field(default_factory=list)
     troubles: list[Happened] = field(default_factory=list)
     findings: list[dict] = field(default_factory=list)
-    errors: Counter[str] = field(default_factory=Counter)
+    errors: dict[str, int] = field(default_factory=dict)
     replaced: int = 0
 
     @property
@@ -98,7 +98,7 @@ class Report:
             f"seed {self.seed}, {self.minutes:g} minutes",
             f"{last.get('operations', 0):.0f} operations",
             f"{last.get('bytes', 0) / (1 << 30):.2f} GiB compared",
-            f"{self.replaced} new versions; errors {dict(self.errors)}",
+            f"{self.replaced} new versions; errors {self.errors}",
             "troubles: " + ", ".join(f"{what} {n}" for what, n in sorted(happened.items())),
         ]
         lines += [f"{'kept  ' if c.kept else 'BROKEN'} {c.name}: {c.figures}" for c in self.checks]
@@ -177,13 +177,25 @@ class Soak:
                         wrong.append(f"{path} at {offset}")
         return wrong
 
-    def idle(self) -> dict[str, float]:
+    def settled(self) -> list[str]:
+        """Refresh, and return what is still not its newest version when waiting for it is over."""
+        end = time.monotonic() + IDLE
+        while True:
+            try:
+                self.mount.refresh()
+                wrong = self.whole()
+            except (AssertionError, ValueError, OSError) as error:
+                wrong = [repr(error)]
+            if not wrong or time.monotonic() > end:
+                return wrong
+            time.sleep(1.0)
+
+    def idle(self, before: dict[str, float]) -> dict[str, float]:
         """Return the figures when nothing is open any more, or when waiting for that is over."""
         end = time.monotonic() + IDLE
         while True:
             found = self.watching.sample()
-            rest = ("open_files", "open_objects", "requests", "reserved")
-            if time.monotonic() > end or not any(found[name] for name in rest):
+            if time.monotonic() > end or at_rest(before, found).kept:
                 return found
             time.sleep(0.2)
 
@@ -204,8 +216,9 @@ def soak(
     found = Report(seed, minutes)
     (home / "mount").mkdir()
     (home / "findings").mkdir()
+    # What the mount inherits: no key of this machine is to be looked for elsewhere.
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
-    with contextlib.ExitStack() as stack, world(home, seed, size) as made:
+    with world(home, seed, size) as made, contextlib.ExitStack() as stack:
         mount, metrics = _mounted(made, pace, cache)
         stack.callback(mount.stop)
         mount.start()
@@ -230,9 +243,8 @@ def soak(
         found.troubles = troubles.happened
         found.replaced = sum(made.version)
         _collect(found, home / "findings")
-        mount.refresh()
-        wrong = running.whole()
-        after = running.idle()
+        wrong = running.settled()
+        after = running.idle(before)
         alive = Path(f"/proc/{watching.daemon}").exists() and mount.pid == watching.daemon
         log = mount.log
         mount.stop()
@@ -287,7 +299,7 @@ def _mounted(made: World, pace: Pace, cache: int) -> tuple[Mount, str]:
         "stall_timeout": f"{pace.stall:g}s",
         "connect_timeout": f"{pace.stall:g}s",
         "listing_deadline": f"{pace.deadline:g}s",
-        "refresh_interval": f"{pace.quiet / 3:g}s",
+        "refresh_interval": f"{max(2, round(pace.quiet / 3))}s",
         "cache_size": str(cache),
         "cache_min_free": "0",
         "metrics": f"127.0.0.1:{port}",
@@ -368,6 +380,7 @@ def _collect(report: Report, directory: Path) -> None:
         for line in path.read_text().splitlines():
             said = json.loads(line)
             if said["kind"] == "errors":
-                report.errors.update(json.loads(said["what"]))
+                for name, count in json.loads(said["what"]).items():
+                    report.errors[name] = report.errors.get(name, 0) + count
             else:
                 report.findings.append(said)

@@ -21,14 +21,12 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from nebfs.errors import NebfsError
-from tests.mounted.conftest import NEBFS
 from tests.promises.soak.oracle import Handle
 from tests.promises.soak.reader import Image, Reader
 
 CHUNK = 128 << 10
-LISTS = 5
-"""Deadlines for a whole walk: it lists each place."""
+LISTS = 20
+"""Deadlines for a whole walk: that of each directory that must ask its place, one after another."""
 
 
 def _copy(face: str) -> Callable[[Reader], None]:
@@ -113,22 +111,32 @@ def _read_map(reader: Reader, handle: Handle, path: str) -> None:
 
 def _walk(reader: Reader) -> None:
     """find: every name and its attributes. A name that is missing was taken away by a failure."""
-    began, seen, broken = time.monotonic(), set(), []
-    with reader.within(LISTS, "walk"):
-        for top, directories, files in os.walk(reader.mount, onerror=broken.append):
-            for name in [*directories, *files]:
-                path = os.path.join(top, name)
-                seen.add(path)
-                try:
-                    os.lstat(path)
-                except OSError as error:
-                    # It may have been replaced since it was listed.
-                    reader.failed(error, began, f"stat of {path}", (errno.ENOENT,))
-            if reader.board.stop:
-                return
-            reader.rest(0.2)
-    for error in broken:
-        reader.failed(error, began, f"list of {error.filename}", (errno.ENOENT,))
+    seen: set[str] = set()
+    broken = False
+    left = [os.fspath(reader.mount)]
+    while left:
+        top, began = left.pop(), time.monotonic()
+        try:
+            with reader.within(2, f"list of {top}"):
+                entries = list(os.scandir(top))
+        except OSError as error:
+            reader.failed(error, began, f"list of {top}", (errno.ENOENT,))
+            broken = True
+            continue
+        for entry in entries:
+            seen.add(entry.path)
+            began = time.monotonic()
+            try:
+                with reader.within(2, f"stat of {entry.path}"):
+                    os.lstat(entry.path)
+            except OSError as error:
+                # It may have been replaced since it was listed.
+                reader.failed(error, began, f"stat of {entry.path}", (errno.ENOENT,))
+            if entry.is_dir(follow_symlinks=False):
+                left.append(entry.path)
+        if reader.board.stop:
+            return
+        reader.rest(0.2)
     missing = set(reader.plan["names"]) - seen
     if missing and not broken:
         reader.found("vanished", f"{min(missing)}, of {len(missing)}")
@@ -177,6 +185,7 @@ def _attributes(reader: Reader) -> None:
 def _asking(reader: Reader) -> Callable[[Reader], None]:
     """Prometheus, a dashboard and somebody who types `nebfs status`."""
     from nebfs.daemon.control import ask
+    from nebfs.errors import NebfsError
 
     socket = Path(reader.plan["socket"])
     commands = iter(range(1 << 30))
@@ -191,7 +200,11 @@ def _asking(reader: Reader) -> Callable[[Reader], None]:
             if next(commands) % 60 == 0:
                 with reader.within(2, "nebfs status"):
                     where = [reader.mount, "--run-dir", socket.parent]
-                    subprocess.run([*NEBFS, "status", *where], capture_output=True, check=False)
+                    subprocess.run(
+                        [sys.executable, "-m", "nebfs.cli", "status", *where],
+                        capture_output=True,
+                        check=False,
+                    )
         except (NebfsError, OSError) as error:
             reader.found("failed", f"status: {error!r}")
         reader.rest(20)

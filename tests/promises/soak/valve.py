@@ -24,6 +24,7 @@ class Valves:
     """The loop in which all valves are, in a thread of its own."""
 
     def __init__(self) -> None:
+        self._made: list[Valve] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -37,12 +38,15 @@ class Valves:
         made = Valve(port)
         self.run(made.start())
         made.valves = self
+        self._made.append(made)
         return made
 
     def close(self) -> None:
         """End the loop with all that runs in it."""
 
         async def cancel() -> None:
+            for valve in self._made:
+                valve.shut()
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()
@@ -85,14 +89,19 @@ class Valve:
     async def _turn(self, mode: str) -> None:
         self.mode = mode
         self._flows.clear() if mode == STALLED else self._flows.set()
-        if mode == REFUSED and self._server is not None:
-            self._server.close()
-            self._server = None
-            for writer in list(self._writers):
-                writer.transport.abort()
+        if mode == REFUSED:
+            self.shut()
         while mode != REFUSED and self._server is None:
             await self.start()
             await asyncio.sleep(0.05)
+
+    def shut(self) -> None:
+        """Listen no more and break what is connected; from within the loop."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._writers):
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -128,10 +137,10 @@ class Valve:
                 await self._flows.wait()
                 if self.mode == CUT:
                     data, length = data[:length], length - len(data)
+                    if not data:
+                        return
                 if self.mode == SLOW:
                     await asyncio.sleep(len(data) / SLOW_RATE)
                 self.bytes += len(data)
                 writer.write(data)
                 await writer.drain()
-                if length <= 0:
-                    return
