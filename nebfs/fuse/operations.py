@@ -38,6 +38,9 @@ EVERY_CLASS = 0o777
 BLOCK = 4096
 """st_blksize, and the unit of statfs: larger ones change nothing for cp (measured)."""
 
+NAME_MAX = 255
+"""Bytes of a name, as statfs tells it. The kernel asks for names of up to 1024."""
+
 
 @dataclass(frozen=True, slots=True)
 class OperationsSettings:
@@ -114,6 +117,7 @@ class Operations(pyfuse3.Operations):
         self._next_fh = 1
         self._files: dict[int, _Disk | _Shared | _Text] = {}
         self._lists: dict[int, Sequence[tuple[str, Node]]] = {}
+        self._held: dict[int, tuple[ContentFile, int]] = {}
         self.counters = Counters()
         self.slow = Slow(settings.slow)
 
@@ -125,7 +129,18 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.ENOTDIR)
         return node
 
+    def _shown(self, node: Node) -> Node:
+        """Return what an inode is now. A listing that was opened earlier may have a file without
+        the length that was found since, and a place that went away must not take back the length
+        of what is open: the kernel would end reads that are under way, as if the file ended there.
+        """
+        if not isinstance(node, ContentFile) or node.revision is not None:
+            return node
+        held = self._held.get(node.ino)
+        return held[0] if held is not None else self._tree.inodes.now(node)
+
     def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
+        node = self._shown(node)
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = node.ino
         umask = 0 if isinstance(node, Link) else self._settings.umask
@@ -151,6 +166,8 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         """Find a name in a directory."""
         directory = self._directory(parent_inode)
+        if len(name) > NAME_MAX:
+            raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
         text = os.fsdecode(name)
         if text == ".":
             node: Node = directory
@@ -253,11 +270,20 @@ class Operations(pyfuse3.Operations):
                 "open", self._open(node), lambda: facts_of(node.content, node.name)
             )
         self._files[fh] = disk
+        self._hold(disk.node, 1)
         self.counters.opens += 1
         volatile = disk.node.content is not None and disk.node.content.volatile
         return pyfuse3.FileInfo(
             fh=pyfuse3.FileHandleT(fh), direct_io=volatile, keep_cache=not volatile
         )
+
+    def _hold(self, node: ContentFile, handles: int) -> None:
+        """Take note that an inode was opened, or closed again (-1)."""
+        held, count = self._held.get(node.ino, (node, 0))
+        if count + handles:
+            self._held[node.ino] = held, count + handles
+        else:
+            del self._held[node.ino]
 
     async def _open(self, node: ContentFile) -> _Disk:
         if node.unready and node.content is not None:
@@ -370,6 +396,8 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: int) -> None:
         """Close a file. It has no answer that anybody sees, so it may not fail."""
         file = self._files.pop(fh, None)
+        if isinstance(file, _Disk):
+            self._hold(file.node, -1)
         if isinstance(file, (_Disk, _Shared)):
             try:
                 if isinstance(file, _Shared):
@@ -438,7 +466,7 @@ class Operations(pyfuse3.Operations):
         datastore that the inode is in, or of all together. See direct.py.
         """
         total, free = self._tree.capacity(inode)
-        return total // BLOCK, free // BLOCK, len(self._tree.inodes), 255
+        return total // BLOCK, free // BLOCK, len(self._tree.inodes), NAME_MAX
 
     @guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:

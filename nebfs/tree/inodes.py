@@ -52,6 +52,10 @@ class Inodes:
         except KeyError:
             raise Changed("this inode is not known any more", ino=ino) from None
 
+    def now(self, node: Node) -> Node:
+        """Return the node that has the number of `node` now: a newer one, or itself."""
+        return self._nodes.get(node.ino, node)
+
     def seen(self, ino: int) -> None:
         """Count one lookup by the kernel."""
         self._lookups[ino] = self._lookups.get(ino, 0) + 1

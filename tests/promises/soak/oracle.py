@@ -47,6 +47,7 @@ class Handle:
         self.size = os.fstat(fd).st_size
         # Made before they are published: no version can be seen that is not among these.
         self._possible = [v for v in oracle.versions() if oracle.size(v) == self.size]
+        self.seen = f"{self.size} bytes long, of versions {self._possible} until then"
 
     @property
     def known(self) -> bool:
@@ -55,10 +56,10 @@ class Handle:
 
     def right(self, offset: int, got: bytes | memoryview) -> bool:
         """Say whether this is what one version, that was possible until now, has there."""
-        self._possible = [
-            v for v in self._possible if self._oracle.read(v, offset, len(got)) == got
-        ]
-        return bool(self._possible)
+        left = [v for v in self._possible if self._oracle.read(v, offset, len(got)) == got]
+        self.seen = f"{self.size} bytes long, of versions {self._possible} until then"
+        self._possible = left
+        return bool(left)
 
     @property
     def newest(self) -> bool:

@@ -26,8 +26,7 @@ EXCUSED = {errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN}
 OPENS = 4
 """Deadlines that an open may take: it looks up, opens, and both again for another version."""
 
-READS = 2
-"""Deadlines that a read may take: the kernel makes two of what crosses its read-ahead window."""
+PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,22 +122,25 @@ class Reader:
         end = min(offset + length, handle.size)
         while offset < end:
             began = time.monotonic()
+            # The kernel asks for all of it, and when that fails for each page by itself.
+            requests = 1 + (end - 1) // PAGE - offset // PAGE + 1
             try:
-                with self.within(READS, f"read of {path}"):
+                with self.within(requests, f"read of {end - offset} bytes of {path}"):
                     got = os.pread(handle.fd, end - offset, offset)
             except OSError as error:
                 self.failed(error, began, f"read of {path} at {offset}")
                 return False
-            self.compare(handle, offset, got, path)
-            if not got:
+            if not self.compare(handle, offset, got, path):
                 return False
             offset += len(got)
         return True
 
-    def compare(self, handle: Handle, offset: int, got: bytes, path: str) -> None:
-        """Say when bytes are not those of the version that is open."""
+    def compare(self, handle: Handle, offset: int, got: bytes, path: str) -> bool:
+        """Say whether bytes are those of the version that is open, and tell it when not."""
         self.line.bytes += len(got)
-        if not got or not handle.right(offset, got):
-            self.line.wrong += 1
-            zero = " of zeros" if got and not any(got) else ""
-            self.found("wrong", f"{len(got)} bytes{zero} at {offset} of {path}")
+        if got and handle.right(offset, got):
+            return True
+        self.line.wrong += 1
+        zero = " of zeros" if got and not any(got) else ""
+        self.found("wrong", f"{len(got)} bytes{zero} at {offset} of {path}, {handle.seen}")
+        return False

@@ -103,8 +103,7 @@ def _read_map(reader: Reader, handle: Handle, path: str) -> None:
             offset = reader.random.randrange(handle.size // 4096) * 4096
             with reader.within(2, f"page of {path}"):
                 got = memory[offset : offset + 4096]
-            reader.compare(handle, offset, got, path)
-            if reader.board.stop:
+            if not reader.compare(handle, offset, got, path) or reader.board.stop:
                 return
             reader.rest(0.3)
 

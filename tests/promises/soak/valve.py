@@ -137,10 +137,10 @@ class Valve:
                 await self._flows.wait()
                 if self.mode == CUT:
                     data, length = data[:length], length - len(data)
-                    if not data:
-                        return
                 if self.mode == SLOW:
                     await asyncio.sleep(len(data) / SLOW_RATE)
                 self.bytes += len(data)
                 writer.write(data)
                 await writer.drain()
+                if length < 0:  # what is left out must never be followed by more
+                    return
