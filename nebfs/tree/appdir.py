@@ -17,7 +17,7 @@ from functools import partial
 import structlog
 import trio
 
-from nebfs.content.formats import claimed
+from nebfs.content.formats import Format, claimed
 from nebfs.content.prober import Probed, Prober
 from nebfs.errors import NebfsError
 from nebfs.model import App, AppType, Content, Offer, Template, Trouble
@@ -49,7 +49,8 @@ async def fill(
     entries: dict[str, Node] = {}
     files: dict[str, Content] = {}
     for name, (content, answer) in _named(directory, answers).items():
-        entries[name] = _file(offer, name, content, answer)
+        extension = _shape(directory, content, answer).extension
+        entries[name] = _file(offer, name, content, answer, extension)
         files[name] = content
     failed = any(not isinstance(answer, Probed) for _, answer in answers)
     directory.doubtful = failed or (directory.offer.deferred and offer.trouble is not None)
@@ -120,16 +121,25 @@ def _named(
 ) -> Mapping[str, tuple[Content, Probed | NebfsError]]:
     wanted = []
     for number, (content, answer) in enumerate(answers):
-        shape = (
-            answer.format if isinstance(answer, Probed) else claimed(content.format, content.media)
-        )
+        shape = _shape(directory, content, answer)
         stem = f"{directory.name}.{encode(content.label)}" if content.label else directory.name
         wanted.append((number, *with_extension(stem, shape.extension)))
     names = distinct(wanted)
     return {names[number]: answer for number, answer in enumerate(answers)}
 
 
-def _file(offer: Offer, name: str, content: Content, answer: Probed | NebfsError) -> ContentFile:
+def _shape(directory: AppDirectory, content: Content, answer: Probed | NebfsError) -> Format:
+    """Return what a file is, or was when its place was last asked, or else is said to be."""
+    if isinstance(answer, Probed):
+        directory.shapes[content.label] = answer.format
+        return answer.format
+    before = directory.shapes.get(content.label)
+    return claimed(content.format, content.media) if before is None else before
+
+
+def _file(
+    offer: Offer, name: str, content: Content, answer: Probed | NebfsError, extension: str
+) -> ContentFile:
     known = answer if isinstance(answer, Probed) else None
     revision = known.revision if known is not None else None
     trouble = None
@@ -143,6 +153,7 @@ def _file(offer: Offer, name: str, content: Content, answer: Probed | NebfsError
         trouble=trouble,
         mtime=_written(revision.modified if revision else "") or float(offer.app.regtime),
         timeout=FOREVER if trouble is None else SOON,
+        extension=extension,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import trio
 
 from nebfs.catalog.snapshot import DatastoreListing, MarketplaceListing
+from nebfs.content.formats import Format
 from nebfs.model import Content, Holding, Offer, Parked, Revision, Trouble
 
 FOREVER = 300.0
@@ -81,6 +82,8 @@ class ContentFile(Node):
     trouble: Trouble | None = None
     unready: bool = False
     """Whether opening it ends its trouble: it is made then."""
+    extension: str = ""
+    """What is behind its name, if that is not what is claimed of it."""
 
     kind = stat.S_IFREG
 
@@ -173,6 +176,9 @@ class AppDirectory(Told):
     """An app: its image files, its definition, links to the apps that it names."""
 
     offer: Offer
+    shapes: dict[str, Format] = field(default_factory=dict)
+    """What its files were when they were last asked about, by label. A new version whose place is
+    away keeps the name of the one before."""
 
     @property
     def told(self) -> object:

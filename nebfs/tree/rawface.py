@@ -154,13 +154,13 @@ def _disk(
 ) -> _Disk:
     content = node.content
     if content is None or node.trouble is not None or node.revision is None:
-        kind = "raw" if content is None else claimed(content.format, content.media).extension
         trouble = node.trouble or Trouble(errno.EIO, "it has no bytes")
-        return _Disk(_without(node.name, kind), "raw", content, None, trouble)
+        return _Disk(_without(node.name, _extension(node)), "raw", content, None, trouble)
     answer = answers(content)
     if isinstance(answer, NebfsError):
-        stem = _without(node.name, claimed(content.format, content.media).extension)
-        return _Disk(stem, "raw", content, None, trouble_of(answer))
+        return _Disk(
+            _without(node.name, _extension(node)), "raw", content, None, trouble_of(answer)
+        )
     stem = _without(node.name, answer.format.extension)
     if stem == node.name:  # a name that was made from the claim alone
         stem = _without(node.name, claimed(content.format, content.media).extension)
@@ -189,6 +189,13 @@ def _kind(file: Probed | None) -> str:
     if file is None or file.inside is None or file.inside.kind not in PLAIN:
         return "raw"
     return file.inside.kind
+
+
+def _extension(node: ContentFile) -> str:
+    """Return what is behind the name of a file of which nothing is known now."""
+    if node.extension or node.content is None:
+        return node.extension or "raw"
+    return claimed(node.content.format, node.content.media).extension
 
 
 def _without(name: str, extension: str) -> str:

@@ -19,6 +19,7 @@ from nebfs.tree.hostdir import HostDirectories, HostDirectory, HostRoot
 from nebfs.tree.inodes import ROOT, Inodes
 from nebfs.tree.insides import Disks, Files, Insides, TreeSettings
 from nebfs.tree.nodes import (
+    AppDirectory,
     Asked,
     ByIdDirectory,
     ContentFile,
@@ -329,6 +330,8 @@ class Tree:
             before = old.get(name)
             if not (isinstance(node, Told) and isinstance(before, Told) and before.key == node.key):
                 continue
+            if isinstance(node, AppDirectory) and isinstance(before, AppDirectory):
+                node.shapes = before.shapes
             if before.told == node.told:
                 fresh[name] = before  # with everything that was asked about it
             elif before.children is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import random
@@ -81,6 +82,9 @@ def test_an_image_that_names_another_file_has_no_raw_face(written, make_mount, s
     assert (mount.path / "datastores/default/layer.qcow2").stat().st_size
 
 
+AT_EMPTY_PATH, AT_STATX_DONT_SYNC, STATX_SIZE = 0x1000, 0x4000, 0x200
+"""Of statx(2)."""
+
 PACKERS = {
     "gz": ("gzip", "-c"),
     "bz2": ("bzip2", "-c"),
@@ -145,6 +149,25 @@ def test_a_compressed_image_is_a_disk_of_exact_length_or_none(
         disk = raw / f"{name}.raw"
         assert disk.stat().st_size == len(written)
     assert (raw / "qcow2-gz.raw").read_bytes() == written
+
+
+def test_a_listing_from_before_a_length_was_known_does_not_end_the_file_for_readers(
+    compressed, written, make_mount, servers
+):
+    mount = make_mount(servers.frontend_url)
+    mount.start()
+    raw = mount.path / "raw/datastores/default"
+    listing = os.open(raw, os.O_RDONLY)
+    fd = os.open(raw / "raw-gz.raw", os.O_RDONLY)
+    assert os.fstat(fd).st_size == len(written)
+    assert "raw-gz.raw" in os.listdir(listing)
+    # What the kernel believes without asking is what ends a read(2) that is under way.
+    found = ctypes.create_string_buffer(256)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, found) == 0
+    assert int.from_bytes(found.raw[40:48], "little") == len(written)
+    os.close(listing)
+    os.close(fd)
 
 
 def test_a_compressed_image_that_is_cut_off_is_an_error(

@@ -323,6 +323,21 @@ async def test_an_app_that_changes_in_place_is_asked_about_anew(nursery):
     assert world.tree.inodes.node(before.ino) is before  # it may be open
 
 
+async def test_a_new_version_keeps_its_name_while_its_place_is_away(nursery):
+    """What is claimed of it is "raw", what was found is qcow2: the name must not go to and fro."""
+    world = World(nursery, snapshot([offer(3, "Alpine", version="1", format="raw")]))
+    market, raw = "marketplaces/M/Alpine", "raw/marketplaces/M/Alpine"
+    assert "Alpine.qcow2" in await world.names(market)
+    for version in ("2", "3"):
+        world.prober.memory.clear()
+        world.prober.answers["http://h/3"] = Unreachable("no route")
+        world.become(snapshot([offer(3, "Alpine", version=version, format="raw")]))
+        assert "Alpine.qcow2" in await world.names(market)
+        assert "Alpine.raw" not in await world.names(market)
+        assert "Alpine.raw" in await world.names(raw)
+        assert (await world.at(f"{market}/Alpine.qcow2")).trouble is not None
+
+
 async def test_an_image_that_changes_gets_another_inode(nursery):
     world = World(nursery, snapshot(holdings=[holding(1, "img", 100)]))
     before = await world.at("datastores/D/img.raw")
