@@ -7,7 +7,6 @@ Its checks of asynchronous reads are fio's, which marks every block of a file an
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import random
 import subprocess
@@ -18,6 +17,7 @@ from nebfs.demo.demonstration import PRIVATE_HTTP, demonstration_cloud
 from nebfs.demo.records import AppRecord
 from nebfs.demo.server import serve
 from tests.mounted.conftest import Mounts
+from tests.mounted.mapping import Map
 
 pytestmark = pytest.mark.mounted
 
@@ -91,7 +91,7 @@ class Both:
         self.size = os.fstat(self.fd).st_size
         assert self.size == os.fstat(self.other).st_size
         self.choose, self.scratch = choose, scratch
-        self.map = mmap.mmap(self.fd, 0, prot=mmap.PROT_READ)
+        self.map = Map(path)
 
     def close(self):
         self.map.close()
@@ -119,7 +119,7 @@ class Both:
         return os.pread(self.direct, length, offset)
 
     def mapped(self, offset, length):
-        return self.map[offset : offset + length]
+        return self.map.read(offset, max(0, min(length, self.size - offset)))
 
     def advised(self, offset, length):
         advice = self.choose.choice(

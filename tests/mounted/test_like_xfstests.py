@@ -18,6 +18,8 @@ import time
 
 import pytest
 
+from tests.mounted.mapping import Map
+
 pytestmark = pytest.mark.mounted
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -216,45 +218,17 @@ def test_extended_attributes_are_all_there_and_whole(mount, file):
 # --- maps: 091, 263, 647, 708 ---------------------------------------------------------------------
 
 
-def in_a_child(work):
-    """Do something in a process of its own; return the signal that ended it, or 0."""
-    pid = os.fork()
-    if pid == 0:
-        # A core or the tests' own handler of signals would only take time.
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.signal(signal.SIGBUS, signal.SIG_DFL)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    status = os.waitpid(pid, 0)[1]
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-
-@pytest.fixture
-def odd(mount):
-    """A file whose end is within a page."""
-    fd = os.open(mount / PUBLIC / "Data Disk/Data Disk.raw.gz", os.O_RDONLY)
-    assert os.fstat(fd).st_size % 4096
-    yield fd, os.fstat(fd).st_size
-    os.close(fd)
-
-
-def test_the_last_page_of_a_map_ends_with_zeros_and_there_is_none_behind_it(odd):
-    fd, size = odd
+def test_the_last_page_of_a_map_ends_with_zeros_and_there_is_none_behind_it(mount):
+    path = mount / PUBLIC / "Data Disk/Data Disk.raw.gz"
+    size = path.stat().st_size
     pages = -(-size // 4096) * 4096
-    LIBC.mmap.restype = ctypes.c_void_p
-    LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    address = LIBC.mmap(None, pages + 4096, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
-    assert address not in (None, ctypes.c_void_p(-1).value)
-    try:
-        last = ctypes.string_at(address + pages - 4096, 4096)
-        tail = size - (pages - 4096)
-        assert last[:tail] == os.pread(fd, tail, pages - 4096)
-        assert not any(last[tail:])
-        assert in_a_child(lambda: ctypes.string_at(address + pages, 1)) == signal.SIGBUS
-    finally:
-        LIBC.munmap(ctypes.c_void_p(address), ctypes.c_size_t(pages + 4096))
+    assert pages > size
+    content = path.read_bytes()
+    with Map(path) as one:
+        assert one.read(pages - 4096, 4096) == content[pages - 4096 :] + bytes(pages - size)
+    behind = Map(path)
+    assert behind.read(pages, 1) == b""
+    assert behind.close() == -signal.SIGBUS
 
 
 @pytest.mark.parametrize("flags", [0, os.O_DIRECT])
@@ -274,11 +248,11 @@ def test_a_read_into_a_map_of_the_same_file(mount, original, flags):
 def test_direct_and_cached_reads_and_maps_agree(mount, original):
     """091, 263: the same bytes, whichever way was first."""
     plain, direct = (os.open(mount / FILE, os.O_RDONLY | flag) for flag in (0, os.O_DIRECT))
-    with mmap.mmap(plain, 0, prot=mmap.PROT_READ) as memory:
+    with Map(mount / FILE) as memory:
         for at in range(1 << 20, 12 << 20, (1 << 20) + 4096):
             expected = original[at : at + 8192]
             assert os.pread(direct, 8192, at) == expected
-            assert memory[at : at + 8192] == expected
+            assert memory.read(at, 8192) == expected
             assert os.pread(plain, 8192, at) == expected
     os.close(plain)
     os.close(direct)
