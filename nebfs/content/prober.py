@@ -190,7 +190,7 @@ class Prober:
         identity = content.identity
         while True:
             known = self._known.get(identity)
-            if known is not None and self._now() - known.at <= max_age:
+            if known is not None and self._now() - known.at <= self._trust(content, known, max_age):
                 return known
             for key in (identity, place_of(content.locator)):
                 refused = self._refused.get(key)
@@ -212,6 +212,13 @@ class Prober:
         self._dirty = True
         self._silent.pop(place_of(content.locator), None)
         return self._keep(identity, probed)
+
+    @staticmethod
+    def _trust(content: Content, known: Probed, max_age: float) -> float:
+        """Return the seconds for which an answer is believed: of another version than is listed now
+        not for long, or the file would be what it was until somebody reads it to a difference.
+        """
+        return min(max_age, REFUSED_FOR) if _not_as_listed(content, known) else max_age
 
     def _keep(self, identity: str, probed: Probed) -> Probed:
         """Remember an answer, with what was seen inside while it is still the same version."""

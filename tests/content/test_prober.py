@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 
@@ -70,6 +72,25 @@ async def test_what_is_too_old_is_asked_again(place, drawer, autojump_clock):
     assert len(place.log) == 2
     prober.forget(content())
     assert prober.known(content()) is None
+
+
+async def test_another_version_than_is_listed_is_asked_about_again(place, drawer, autojump_clock):
+    """The raw face of an image that was replaced on a bridge stayed "not asked yet" for ever."""
+    prober = Prober(place, drawer, now=trio.current_time)
+    old = (await prober.ask(content())).revision
+    await trio.sleep(100)
+    place.data, place.etag = bytes(7000), '"2"'
+    listed = content(revision=replace(old, size=7000, etag='"2"'))
+    found = await prober.ask(listed)
+    assert found.revision.size == 7000
+    assert not prober.known(listed).revision.differs_from(listed.revision)
+    await prober.ask(listed)
+    assert len(place.log) == 2
+    # Where it is the list that is old, the place is not asked by everybody who looks.
+    stale = content(revision=old)
+    await prober.ask(stale)
+    await prober.ask(stale)
+    assert len(place.log) == 2
 
 
 async def test_it_is_remembered_over_a_restart(place, drawer, autojump_clock):

@@ -148,7 +148,7 @@ def _tool(*words: str) -> Callable[[Reader], None]:
         began = time.monotonic()
         with reader.within(LISTS, words[0]):
             done = subprocess.run(
-                [*words, reader.mount], capture_output=True, text=True, check=False
+                [words[0], reader.mount, *words[1:]], capture_output=True, text=True, check=False
             )
         # What is replaced meanwhile may be gone when its turn comes.
         if done.returncode and "No such file" not in done.stderr:
@@ -177,8 +177,8 @@ def _attributes(reader: Reader) -> None:
             for name in os.listxattr(path):
                 os.getxattr(path, name)
     except OSError as error:
-        # One that was listed may have no value any more.
-        reader.failed(error, began, f"attributes of {path}", (errno.ENODATA,))
+        if error.errno != errno.ENODATA:  # one that was listed may have no value any more
+            reader.failed(error, began, f"attributes of {path}")
 
 
 def _asking(reader: Reader) -> Callable[[Reader], None]:
