@@ -36,6 +36,7 @@ from nebfs.config_kinds import (
     Fill,
     MarketplaceUrl,
     Place,
+    PrivateAddresses,
     ReadableFile,
     Size,
     Umask,
@@ -134,6 +135,10 @@ class Settings(BaseSettings):
     """PEM file of certificate authorities to trust instead of the system's."""
     credentials_file: ReadableFile | None = None
     """TOML file with users, keys, certificates and proxies by address; see docs/marketplaces.md."""
+    private_addresses: PrivateAddresses = "allow"
+    """Whether images may be fetched from addresses that are not of the internet, when an app says
+    that it is there or a server redirects to it: allow, deny, or the networks that are allowed,
+    separated by blanks (``10.1.0.0/16 fd00:1::/32``); see docs/security.md."""
     platform: str = Field(
         default_factory=own_platform, pattern=r"^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$"
     )

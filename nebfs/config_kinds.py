@@ -173,6 +173,22 @@ def _address(value: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 
 
+def _private_addresses(value: str) -> str:
+    if value not in {"allow", "deny"}:
+        try:
+            named = [ipaddress.ip_network(one) for one in value.split()]
+        except ValueError as exc:
+            raise ValueError(
+                f"write allow, deny, or networks, such as 10.1.0.0/16 ({exc})"
+            ) from exc
+        if not named:
+            raise ValueError("write allow, deny, or networks, such as 10.1.0.0/16")
+    return value
+
+
+PrivateAddresses = Annotated[str, AfterValidator(_private_addresses)]
+
+
 def _account(value: object, what: str, find: Callable[[str], int]) -> int:
     """Return the number of a user or group that is named, or is a number already."""
     if isinstance(value, bool) or not isinstance(value, (int, str)):

@@ -299,6 +299,7 @@ def fetcher_settings(settings: Settings) -> FetcherSettings:
         credentials_file=str(settings.credentials_file or ""),
         connect_timeout=settings.connect_timeout,
         stall_timeout=settings.stall_timeout,
+        private_addresses=settings.private_addresses,
         connections_per_host=2 * settings.connections,
         log_level=logging.getLevelNamesMapping()[settings.log_level.upper()],
         log_format=settings.log_format,

@@ -26,6 +26,8 @@ class FetcherSettings:
     """The longest silence of a server that has been asked something."""
     trust_env: bool = True
     """Whether http_proxy, https_proxy, all_proxy and no_proxy are obeyed."""
+    private_addresses: str = "allow"
+    """Where images may be that their publishers say where they are; see http_private.py."""
     connections_per_host: int = 8
     """Connections to one host; requests beyond them wait for one to become free."""
     log_level: int = logging.INFO

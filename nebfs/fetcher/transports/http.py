@@ -32,6 +32,7 @@ from nebfs.fetcher.transports.http_connections import (
     network_failures,
     next_target,
 )
+from nebfs.fetcher.transports.http_private import EVERYWHERE, Private
 from nebfs.fetcher.transports.http_ranges import FAR, Head, RangePool, Unusual
 from nebfs.model import Locator, Revision
 
@@ -126,7 +127,9 @@ class Http:
         self._connections = connections or Connections(settings)
         self._addresses = addresses or Plain(self._connections)
         self._calls = Calls(settings, self._connections)
-        self._pool = RangePool(settings, self._connections.tls)
+        # Others bring addresses that the administrator has named.
+        self._private = EVERYWHERE if addresses else Private(settings.private_addresses)
+        self._pool = RangePool(settings, self._connections.tls, self._private)
         self._buffers = Buffers()
         self._remembered: TTLCache[Locator, Target] = TTLCache(REMEMBERED, REMEMBERED_SECONDS)
 
@@ -359,7 +362,7 @@ class Http:
         if remembered is not None:
             try:
                 response, target = await self._connections.follow(
-                    "GET", remembered, headers, timeout=timeout
+                    "GET", remembered, headers, timeout=timeout, private=self._private
                 )
             except Unreachable:
                 self._remembered.pop(locator, None)
@@ -371,7 +374,7 @@ class Http:
         for last in (False, True):
             first = await self._first(locator)
             response, target = await self._connections.follow(
-                "GET", first, headers, timeout=timeout
+                "GET", first, headers, timeout=timeout, private=self._private
             )
             if last or not await self._renewed(locator, target, response.status, response.headers):
                 break

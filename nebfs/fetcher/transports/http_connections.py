@@ -24,6 +24,7 @@ from nebfs.errors import BadAnswer, NebfsError, Refused, Unreachable, Unsupporte
 from nebfs.fetcher.access import Accesses
 from nebfs.fetcher.access import load as load_accesses
 from nebfs.fetcher.settings import FetcherSettings
+from nebfs.fetcher.transports.http_private import EVERYWHERE, Private
 from nebfs.model import without_credentials
 
 READ_BUFFER = 1 << 20
@@ -137,13 +138,16 @@ class Connections:
         *,
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - settings of the library, not a deadline
         body: bytes = b"",
+        private: Private = EVERYWHERE,
     ) -> tuple[aiohttp.ClientResponse, Target]:
         """Ask `target`, follow redirects; return the answer, to be closed, and who gave it.
 
         `headers` go to every host. A body is never sent to another host than it was meant for.
-        Raises Unreachable, BadAnswer, Refused (a proxy) or Unsupported.
+        `private` says where none of it may lead. Raises Unreachable, BadAnswer, Refused (a proxy,
+        or `private`) or Unsupported.
         """
         for _ in range(MAX_REDIRECTS + 1):
+            await self._vet(target, private)
             response = await self._ask(method, target, headers, timeout, body)
             location = response.headers.get("Location", "")
             if response.status not in REDIRECTS or not location:
@@ -167,6 +171,11 @@ class Connections:
         if not shown or any(name.lower() == "authorization" for name, _ in target.headers):
             return target
         return Target(target.url, (*target.headers, ("Authorization", shown)))
+
+    async def _vet(self, target: Target, private: Private) -> None:
+        if private is not EVERYWHERE:
+            with network_failures(target.shown, self._settings):
+                await private.vet(target.url, proxied=self.proxy_of(target.url) is not None)
 
     async def _ask(
         self,
@@ -281,7 +290,7 @@ def connect_failure(exc: Exception, url: str, settings: FetcherSettings) -> Nebf
 def _failure(exc: Exception, url: str, settings: FetcherSettings) -> NebfsError:
     # From the special to the general: aiohttp's failures inherit from each other.
     match exc:
-        case aiohttp.ClientConnectorDNSError():
+        case aiohttp.ClientConnectorDNSError() | socket.gaierror() | UnicodeError():
             return Unreachable("the server's name could not be resolved", url=url)
         case aiohttp.ClientConnectorCertificateError():
             reason = getattr(exc.certificate_error, "verify_message", "") or "certificate"

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import aiohappyeyeballs
 from cachetools import LRUCache
 from multidict import CIMultiDict
 from yarl import URL
@@ -33,6 +33,7 @@ from nebfs.fetcher.transports.http_connections import (
     Target,
     connect_failure,
 )
+from nebfs.fetcher.transports.http_private import EVERYWHERE, Private
 
 HEAD_LIMIT = 32 << 10
 """Bytes of an answer's head: four times what nginx and Apache let a header have."""
@@ -299,15 +300,6 @@ class RangeConnection(asyncio.BufferedProtocol):
         self._on_end(self)
 
 
-def _is_address(name: str) -> bool:
-    """Whether a host is given by its address: there is no other one to try, then."""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
 class _Host:
     """One host: its connections, and who waits for one."""
 
@@ -346,10 +338,16 @@ class _Host:
 class RangePool:
     """Kept connections by scheme, host and port."""
 
-    def __init__(self, settings: FetcherSettings, tls: Callable[[URL], ssl.SSLContext]) -> None:
+    def __init__(
+        self,
+        settings: FetcherSettings,
+        tls: Callable[[URL], ssl.SSLContext],
+        private: Private = EVERYWHERE,
+    ) -> None:
         """`tls` makes the context of https connections, or raises what keeps it from being made."""
         self._settings = settings
         self._tls = tls
+        self._private = private
         self._hosts: dict[tuple[str, str, int, ssl.SSLContext | None], _Host] = {}
         self._requests: LRUCache[Target, bytes] = LRUCache(1024)
         self._sweeper: asyncio.TimerHandle | None = None
@@ -461,14 +459,17 @@ class RangePool:
         made = RangeConnection(self._settings.stall_timeout, host.gone)
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
+                connected = await aiohappyeyeballs.start_connection(
+                    await self._private.resolve(url),
+                    happy_eyeballs_delay=NEXT_ADDRESS,
+                    interleave=1,
+                )
                 await asyncio.get_running_loop().create_connection(
                     lambda: made,
-                    name,
-                    url.port or 0,
+                    sock=connected,
                     ssl=tls,
                     # A name that ends with a dot is the same host; its certificate is without.
                     server_hostname=name.rstrip(".") if tls else None,
-                    happy_eyeballs_delay=None if _is_address(name) else NEXT_ADDRESS,
                 )
         except (OSError, ValueError) as exc:  # TimeoutError and SSLError are OSErrors
             raise connect_failure(exc, host.target.shown, self._settings) from exc
