@@ -175,13 +175,13 @@ case "$*" in *install*) for name in {commands}; do
 """
 PACKAGES = (
     "xorriso squashfs-tools nginx-light docker-registry radosgw ceph-mon ceph-osd ceph-common"
-    " tinyproxy-bin openssh-server restic lvm2 gzip bzip2 xz-utils zstd tgt qemu-system-common"
+    " tinyproxy-bin openssh-server restic fio lvm2 gzip bzip2 xz-utils zstd tgt qemu-system-common"
     " qemu-system-x86 libvirt-daemon libvirt-clients lxc systemd-container systemd busybox-static"
     " libnbd-bin chromium-headless-shell"
 )
 COMMANDS = (
     "xorriso mksquashfs nginx docker-registry radosgw ceph-mon ceph-osd ceph-authtool"
-    " tinyproxy sshd restic lvs gzip bzip2 xz pzstd tgtd qemu-storage-daemon"
+    " tinyproxy sshd restic fio lvs gzip bzip2 xz pzstd tgtd qemu-storage-daemon"
     " qemu-system-x86_64 libvirtd virsh lxc-execute systemd-nspawn systemd-analyze busybox nbdcopy"
     " chromium-headless-shell"
 )
