@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from nebfs.errors import BadAnswer, Unreachable
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports.http import BURST, Http
-from nebfs.fetcher.transports.http_ranges import FAR, HEAD_LIMIT, parse_head
+from nebfs.fetcher.transports.http_ranges import (
+    FAR,
+    FIRST_READ,
+    HEAD_LIMIT,
+    RangeConnection,
+    parse_head,
+)
 
 SETTINGS = FetcherSettings(stall_timeout=15, connect_timeout=10, trust_env=False)
 SLOT = 128 << 10
@@ -155,6 +161,52 @@ def test_a_kept_connection_that_was_closed_is_replaced(serve, origin, target):
         target.request(server.url + "/d", (n, n + 1), expected=origin.revision) for n in range(3)
     ]
     assert fetch(*requests, fd=target.fd).slots == [2]
+
+
+class Wire(asyncio.Transport):
+    """Sends nothing."""
+
+    def write(self, data):
+        pass
+
+    def is_closing(self):
+        return False
+
+
+class Body:
+    """Takes so many bytes."""
+
+    def __init__(self, missing):
+        self.missing = missing
+
+    def space(self):
+        return memoryview(bytearray(self.missing))
+
+    def advance(self, count):
+        self.missing -= count
+
+
+def test_an_idle_connection_whose_first_read_was_full_ends_without_a_traceback():
+    """asyncio asks for room to read the end into; without any it logs a fatal error."""
+
+    async def run():
+        connection = RangeConnection(15.0, lambda _: None)
+        connection.connection_made(Wire())
+        raw = b"HTTP/1.1 206 X\r\nContent-Length: %d\r\n\r\n" % (2 * FIRST_READ)
+        raw += bytes(2 * FIRST_READ)
+        asked = asyncio.create_task(connection.ask(b"", lambda _: Body(2 * FIRST_READ)))
+        await asyncio.sleep(0)
+        while raw:
+            room = connection.get_buffer(-1)
+            count = min(len(room), len(raw))
+            room[:count] = raw[:count]
+            raw = raw[count:]
+            connection.buffer_updated(count)
+        assert (await asked).status == 206
+        assert connection.usable
+        assert len(connection.get_buffer(-1))
+
+    asyncio.run(run())
 
 
 def test_a_fresh_connection_that_is_closed_is_a_failure(serve, origin, target):

@@ -246,6 +246,7 @@ class RangeConnection(asyncio.BufferedProtocol):
             self._fail(exc)
 
     def _complete(self, answer: asyncio.Future[Head], head: Head) -> None:
+        self._got = 0  # asyncio asks for room for what comes next, be it the connection's end
         if self._sink is None or not head.persistent or head.length is None:
             self.close()
         answer.set_result(head)
