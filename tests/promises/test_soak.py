@@ -81,10 +81,16 @@ def test_a_leak_of_descriptors_and_threads_is_noticed(what):
     assert broken(verdict.flat(leaking)) == [f"{what} of the daemon stay"]
 
 
+def test_a_process_that_takes_too_much_is_noticed():
+    assert verdict.moderate(samples()).kept
+    assert not verdict.moderate(samples(fetcher_memory=lambda _: 400 * MIB)).kept
+    assert not verdict.moderate(samples(daemon_descriptors=lambda _: 500)).kept
+
+
 def test_a_cache_over_its_limit_is_noticed():
     assert verdict.bounded(samples()).kept
     assert not verdict.bounded(samples(disk=lambda part: (60 + 6 * (part > 0.5)) * MIB)).kept
-    assert not verdict.bounded(samples(reserved=lambda part: (1 + 9 * (part > 0.9)) * MIB)).kept
+    assert not verdict.bounded(samples(used=lambda part: (60 + 6 * (part > 0.9)) * MIB)).kept
     assert not verdict.bounded(samples(evicted=lambda _: 0)).kept  # it was never full
 
 

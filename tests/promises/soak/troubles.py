@@ -43,12 +43,12 @@ class Pace:
     between: float
     """From one trouble to the next, on average."""
     sample: float
-    memory: int
-    """Bytes by which a process may grow after the warm-up. In seconds, nothing is warm."""
+    trends: bool
+    """Whether there is time to see what grows. In seconds, nothing is warm."""
 
 
-LONG = Pace(8.0, 2.0, 15.0, 150.0, 90.0, 45.0, (3.0, 25.0), 6.0, 5.0, 8 << 20)
-SHORT = Pace(5.0, 1.0, 20.0, 9.0, 5.0, 60.0, (0.5, 3.0), 1.0, 0.5, 64 << 20)
+LONG = Pace(8.0, 2.0, 15.0, 150.0, 90.0, 45.0, (3.0, 25.0), 6.0, 5.0, True)
+SHORT = Pace(5.0, 1.0, 20.0, 9.0, 5.0, 60.0, (0.5, 3.0), 1.0, 0.5, False)
 
 
 @dataclass(frozen=True, slots=True)
