@@ -253,6 +253,7 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise pyfuse3.FUSEError(errno.EROFS)
         node = self._tree.inodes.node(inode)
+        self._tree.check_allowed(node)
         fh = self._next_fh
         self._next_fh += 1
         if isinstance(node, Document):

@@ -132,7 +132,7 @@ class Tree:
         if hidden is not None:
             return hidden
         if isinstance(directory, (HostRoot, HostDirectory)):
-            self._check_allowed(directory)
+            self.check_allowed(directory)
             node = await self.hosts.lookup(directory, name)
             self.inodes.enter(node)
             return node
@@ -148,17 +148,18 @@ class Tree:
         yet: whoever shows them enters them.
         """
         if isinstance(directory, (HostRoot, HostDirectory)):
-            self._check_allowed(directory)
+            self.check_allowed(directory)
             return await self.hosts.entries(directory)
         return list((await self.children(directory)).items())
 
-    def _check_allowed(self, directory: Directory) -> None:
-        if self._lists.denied and directory is not self.root:
+    def check_allowed(self, node: Node) -> None:
+        """Raise Refused when the front-end refuses the session: the kernel may still know names."""
+        if self._lists.denied and node is not self.root and not isinstance(node, StatusDocument):
             raise Refused(self._lists.denied)
 
     async def children(self, directory: Directory) -> dict[str, Node]:
         """Return the entries of `directory`: whole, or an error, never short by accident."""
-        self._check_allowed(directory)
+        self.check_allowed(directory)
         if isinstance(directory, (HostRoot, HostDirectory)):
             return dict(await self.hosts.entries(directory))
         if isinstance(directory, RawDirectory):
