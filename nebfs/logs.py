@@ -20,7 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -58,10 +58,31 @@ def configure(level: int, stream: TextIO, form: str = "auto") -> None:
             *_renderers(form, stream, journal=journal),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Forgiving(stream))),
         cache_logger_on_first_use=False,  # loggers of modules are made before we are called
     )
     atexit.register(repeats.tell_all)
+
+
+class _Forgiving:
+    """A stream whose disk may be full, whose reader may be gone, and which can write any text: what
+    cannot be written is lost. Everything logs, so an error here would be one of everything.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write, if that is possible."""
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        with contextlib.suppress(OSError, ValueError):
+            # Names that are no UTF-8 are text with surrogates in Python.
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:

@@ -14,6 +14,7 @@ import trio
 from nebfs.catalog.compare import differs
 from nebfs.catalog.saved import pack, unpack
 from nebfs.catalog.snapshot import CloudSnapshot
+from nebfs.ending import pass_on
 from nebfs.errors import NebfsError, Refused, TimedOut
 from nebfs.units import format_duration
 
@@ -78,6 +79,9 @@ class Catalog:
         self._subscribers: list[Subscriber] = []
         self._failures = 0
         self._unsaved = False
+        self._heard: CloudSnapshot | None = None
+        """What all subscribers have taken up, if the last was missed by one of them."""
+        self._missed = False
 
     @property
     def current(self) -> CloudSnapshot | None:
@@ -149,7 +153,8 @@ class Catalog:
             failure = TimedOut("the survey did not end in time", after=format_duration(deadline))
         except NebfsError as exc:
             failure = exc
-        except Exception as exc:  # a bug must not end the mount: the last good snapshot stays
+        except BaseException as exc:  # a bug must not end the mount: the last good snapshot stays
+            pass_on(exc)
             log.exception("catalog.bug")
             failure = NebfsError(
                 "an error in nebfs; its log has the details", kind=type(exc).__name__
@@ -170,7 +175,7 @@ class Catalog:
         changed = await trio.to_thread.run_sync(differs, good, fresh)
         self._denied = ""
         self._current = fresh
-        if changed or (old is not None and old.trouble):
+        if changed or self._missed or (old is not None and old.trouble):
             self._tell(old, fresh)
         self._unsaved |= changed
         if self._unsaved:
@@ -193,11 +198,17 @@ class Catalog:
             self._tell(old, snapshot)
 
     def _tell(self, old: CloudSnapshot | None, new: CloudSnapshot) -> None:
+        """Tell the news to everybody. What somebody fails to take up is told again, with the next
+        snapshot: "nothing has changed" would leave him behind.
+        """
+        heard = self._heard if self._missed else old
+        self._missed = False
         for callback in self._subscribers:
             try:
-                callback(old, new)
-            except Exception:  # a bug in one must not keep the news from the others
+                callback(heard, new)
+            except BaseException:  # a bug in one must not keep the news from the others
                 log.exception("catalog.subscriber_bug")
+                self._missed, self._heard = True, heard
 
     async def _load(self) -> CloudSnapshot | None:
         try:
@@ -212,7 +223,8 @@ class Catalog:
         try:
             data = await trio.to_thread.run_sync(pack, snapshot)
             await self._documents.save(self._document, data)
-        except (NebfsError, OSError, ValueError) as exc:
+        except BaseException as exc:  # noqa: BLE001 - whatever it is
+            pass_on(exc)
             # Only the kind: the text of a ValueError may repeat a value.
             log.warning("catalog.not_saved", error=type(exc).__name__)
         else:

@@ -92,10 +92,10 @@ class Remembered(Generic[Found]):
             return
         self._dirty = False
         known = dict(self._known)
-        data = await trio.to_thread.run_sync(lambda: self._adapter.dump_json(known))
         try:
+            data = await trio.to_thread.run_sync(lambda: self._adapter.dump_json(known))
             await self._documents.save(self._document, data)
-        except (NebfsError, OSError) as exc:
+        except (NebfsError, OSError, ValueError) as exc:
             log.warning("openings.not_saved", error=type(exc).__name__)
 
     async def of(

@@ -20,6 +20,7 @@ from nebfs.catalog.keeping import kept_holdings, kept_offers, kept_parked
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
 from nebfs.catalog.together import together
 from nebfs.datastores import DatastoreDriver, SystemDatastore
+from nebfs.ending import pass_on
 from nebfs.errors import NebfsError, Refused
 from nebfs.marketplaces import MarketplaceDriver
 from nebfs.marketplaces.record import is_template
@@ -254,7 +255,8 @@ class Surveyor:
             reason = f"no answer within {format_duration(self.place_timeout)}"
         except NebfsError as exc:
             reason = str(exc)
-        except Exception as exc:  # a bug in one driver must not take the other places down
+        except BaseException as exc:  # a bug in one driver must not take the other places down
+            pass_on(exc)
             reason = f"an error in nebfs ({type(exc).__name__}); its log has the details"
             if reason != known_trouble:
                 log.exception("place.bug", kind=kind, name=name)

@@ -24,6 +24,7 @@ from nebfs.content.layers.decoded_passing import FIRST, SPARSE, Passing, Turns, 
 from nebfs.content.peeking import UNKNOWN, WANTED, Peeked, peek
 from nebfs.content.prober import Probed
 from nebfs.content.stack import Reader
+from nebfs.ending import pass_on
 from nebfs.errors import Damaged, NebfsError, Unsupported
 from nebfs.model import Content, Revision
 
@@ -205,11 +206,15 @@ class Decodings:
             return
         shared.users += 1  # it must not be closed meanwhile
         try:
-            await self._settle(shared)
-        except NebfsError as exc:
-            log.warning("decoded.unseen", error=str(exc))
-        finally:
-            await self._give_back(key, shared)
+            try:
+                await self._settle(shared)
+            except NebfsError as exc:
+                log.warning("decoded.unseen", error=str(exc))
+            finally:
+                await self._give_back(key, shared)
+        except BaseException as exc:  # a bug must cost this object, not the mount
+            pass_on(exc)
+            log.exception("decoded.bug")
 
     async def _close(self, key: str, shared: _Shared) -> None:
         async with self._opening:

@@ -34,6 +34,7 @@ from nebfs.content.pace import Pace
 from nebfs.content.prober import Probed, place_of
 from nebfs.content.profiling import Boots, Shelf, is_worthwhile, lineage
 from nebfs.content.stack import Reader, ReaderFacts, Source
+from nebfs.ending import pass_on
 from nebfs.errors import CacheFault, Changed, Damaged, NebfsError, Unsupported
 from nebfs.fetcher.messages import Fetcher
 from nebfs.model import Content, Revision
@@ -99,6 +100,8 @@ class _Tasks:
 
     def __init__(self) -> None:
         self._ended = trio.Event()
+        self.broken = False
+        """Whether a bug has ended them all: nothing more can be ordered."""
 
     async def run(self, task_status: trio.TaskStatus[trio.Nursery]) -> None:
         """Offer a nursery until ``end``."""
@@ -106,7 +109,11 @@ class _Tasks:
             async with trio.open_nursery() as self._nursery:
                 task_status.started(self._nursery)
                 await trio.sleep_forever()
+        except BaseException as exc:  # it costs those who have it open; the next have a new one
+            pass_on(exc)
+            log.exception("object.bug")
         finally:
+            self.broken = True
             self._ended.set()
 
     async def end(self) -> None:
@@ -186,7 +193,7 @@ class Library:
         key = object_key(content, revision)
         async with self._opening:
             shared = self._shared.get(key)
-            if shared is None:
+            if shared is None or shared.tasks.broken:
                 shared = self._shared[key] = await self._build(key, content, revision)
             shared.users += 1
         return key, shared
@@ -366,7 +373,8 @@ class Library:
         async with self._opening:
             shared.users -= 1
             if shared.users == 0:
-                del self._shared[key]
+                if self._shared.get(key) is shared:
+                    del self._shared[key]
                 with trio.CancelScope(shield=True):
                     await shared.tasks.end()
                     await shared.top.aclose()

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import structlog
 import trio
 
+from nebfs.ending import pass_on
 from nebfs.errors import NebfsError
 
 log = structlog.get_logger()
@@ -33,7 +34,8 @@ class _Job:
                 await work()
         except NebfsError as exc:
             self.failure = exc
-        except Exception:  # the mount must outlive it
+        except BaseException as exc:  # the mount must outlive it
+            pass_on(exc)
             log.exception("job.bug")
             self.failure = NebfsError("the daemon failed to do it; its log says why")
         finally:

@@ -18,6 +18,7 @@ from typing import Protocol, Self
 import structlog
 import trio
 
+from nebfs.ending import pass_on
 from nebfs.errors import NebfsError
 
 log = structlog.get_logger()
@@ -106,7 +107,8 @@ class Notifier:
             began = trio.current_time()
             try:
                 await self._tell_once(fetcher, status, interval)
-            except Exception:  # it is told less then, and the mount goes on
+            except BaseException as exc:  # it is told less then, and the mount goes on
+                pass_on(exc)
                 log.exception("notify.bug")
             await trio.sleep_until(began + interval)
 

@@ -20,6 +20,7 @@ import structlog
 import trio
 
 import nebfs
+from nebfs.ending import pass_on
 from nebfs.errors import (
     Busy,
     Changed,
@@ -109,7 +110,8 @@ def as_lines(said: AsyncGenerator[dict[str, object]]) -> Reply:
                     yield json.dumps(one).encode() + b"\n"
             except NebfsError as exc:
                 yield json.dumps(_told(exc)).encode() + b"\n"
-            except Exception:
+            except BaseException as exc:
+                pass_on(exc)
                 log.exception("control_answer_failed")
                 yield json.dumps(_BUG).encode() + b"\n"
 
@@ -152,7 +154,8 @@ async def converse(
                     pass
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         log.debug("control_broke_off")  # who asked did not wait for the answer
-    except Exception:  # whatever somebody sends, the mount must outlive it
+    except BaseException as exc:  # whatever somebody sends, the mount must outlive it
+        pass_on(exc)
         log.exception("control_conversation_failed")
 
 
@@ -216,7 +219,8 @@ async def _answered(request: Request, routes: Routes) -> Reply:
         return await handler(request)
     except NebfsError as exc:
         return as_json(_told(exc), _status(exc))
-    except Exception:  # the mount must outlive a question that fails; it is told and logged
+    except BaseException as exc:  # the mount must outlive a question that fails; it is told
+        pass_on(exc)
         log.exception("control_answer_failed")
         return as_json(_BUG, 500)
 

@@ -24,6 +24,7 @@ from nebfs.content import Library, LibrarySettings, Prober
 from nebfs.content.disks import Inside
 from nebfs.content.profiling import Shelf
 from nebfs.daemon.credentials import session_of
+from nebfs.daemon.lasting import lasting
 from nebfs.daemon.pins import Pins
 from nebfs.datastores import DatastoreDrivers, DeferringDatastore, SystemDatastore
 from nebfs.errors import Refused, Unreachable, Unsupported
@@ -138,24 +139,28 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                 house.pins = Pins(store, documents)
                 await house.pins.load()
                 if isinstance(store, DiskStore):
-                    nursery.start_soon(store.measure)
-                nursery.start_soon(prober.run)
-                nursery.start_soon(openings.run)
-                nursery.start_soon(backups.run)
-                nursery.start_soon(catalog.run)
-                nursery.start_soon(house.operations.slow.run)
+                    nursery.start_soon(lasting, store.measure)
+                for keeper in (prober, openings, backups, catalog, house.operations.slow):
+                    nursery.start_soon(lasting, keeper.run)
                 _spare_collections()
                 try:
                     yield house
                 finally:
                     nursery.cancel_scope.cancel()
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
-                        await prober.save()
-                        await openings.save()
-                        await backups.save()
+                        for remembered in (prober, openings, backups):
+                            await _saved(remembered.save)
     finally:
         if isinstance(store, DiskStore):
             store.unlock()
+
+
+async def _saved(save: Callable[[], Awaitable[None]]) -> None:
+    """Save; a bug in it must not keep the others from being saved, nor the mount from ending."""
+    try:
+        await save()
+    except Exception:
+        log.exception("save.bug")
 
 
 def _spare_collections() -> None:

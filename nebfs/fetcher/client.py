@@ -245,10 +245,20 @@ class FetcherProcess:
             while frames := await worker.receive():
                 self._heard_in = self._life
                 for frame in frames:
-                    self._take(frame)
+                    try:
+                        self._take(frame)
+                    except Exception as exc:  # a bug must cost one question, not the mount
+                        log.exception("fetcher.bug")
+                        self._fail(frame, exc)
                 await trio.lowlevel.checkpoint()
         except BadAnswer as exc:
             log.error("fetcher not understood", pid=worker.pid, reason=str(exc))
+
+    def _fail(self, frame: Frame, exc: Exception) -> None:
+        """Answer the question that a frame is about, which could not be taken."""
+        question = self._questions.get(frame.header.get("id", 0))
+        if question is not None:
+            question.fail(BadAnswer(f"internal error: {type(exc).__name__}"))
 
     def _take(self, frame: Frame) -> None:
         frame.close()  # the worker has no descriptors to give

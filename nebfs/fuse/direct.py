@@ -20,11 +20,14 @@ import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Final, Protocol
 
+import pyfuse3
 import structlog
 import trio
 
+from nebfs.fuse.guard import guarded, number_of, tell
 from nebfs.fuse.shares import SHORT, Shares
 
 log = structlog.get_logger()
@@ -33,6 +36,7 @@ _READ: Final = 15
 _STATFS: Final = 17
 _READDIR: Final = 28
 _INTERRUPT: Final = 36
+_BATCH_FORGET: Final = 42
 _READDIRPLUS: Final = 44
 
 _IN = struct.Struct("<IIQQ16x")
@@ -47,6 +51,12 @@ _UNIQUE = struct.Struct("<Q")
 _OUT = struct.Struct("<IiQ")
 """fuse_out_header: length, negative errno, unique. A unique of 0 is a notification."""
 
+_BATCH = struct.Struct("<I4x")
+"""fuse_batch_forget_in: how many fuse_forget_one follow, each an inode and a number of lookups."""
+
+_ONE_FORGOTTEN = 16
+_FORGOTTEN_AT = _IN.size + _BATCH.size
+
 _SIZE_AT = _IN.size + 16
 LARGEST = (1 << 20) + 4096
 """Bytes of the longest message: the kernel refuses a shorter buffer than for its largest write."""
@@ -54,6 +64,10 @@ LARGEST = (1 << 20) + 4096
 LONGEST_LIST = 64 << 10
 """Bytes of a directory that are listed at once: an answer must fit into the socket's buffer, which
 only root may enlarge. `ls` and `find` ask for 32 KiB."""
+
+MOST_FORGOTTEN = 4000
+"""Inodes that libfuse is told to forget with one message: the kernel packs up to 65,000 into one,
+for which a socket's buffer is too small."""
 
 TURN = 0.001
 """Seconds that requests are answered before other tasks may run."""
@@ -74,7 +88,7 @@ class Reads(Protocol):
         ...
 
     async def read_cold(self, fh: int, offset: int, size: int) -> tuple[int, bytes | memoryview]:
-        """Return 0 and the bytes, or an errno; good until the next await. Raises nothing."""
+        """Return 0 and the bytes, or an errno; good until the next await."""
         ...
 
     unit: int
@@ -193,8 +207,15 @@ class DirectReads:
                     shares.other(now - began, now)
                     until = now + TURN
 
+    # What is asked here is asked under a guard, as pyfuse3's handlers are: a bug costs its own
+    # request, and whoever asked has an answer.
+
     def _read(self, nursery: trio.Nursery, unique: int, fh: int, offset: int, size: int) -> None:
-        view = self._reads.read_warm(fh, offset, size)
+        try:
+            view = self._reads.read_warm(fh, offset, size)
+        except BaseException as exc:  # noqa: BLE001 - nothing is awaited
+            tell("read_warm", exc)
+            view = None
         if view is None:
             self._cold.add(unique)
             nursery.start_soon(self._read_cold, unique, fh, offset, size)
@@ -203,21 +224,42 @@ class DirectReads:
 
     def _statfs(self, unique: int, inode: int) -> None:
         """Answer here, as pyfuse3 does not pass on which inode it is about."""
-        blocks, free, files, longest = self._reads.capacity(inode)
-        unit = self._reads.unit
-        facts = _KSTATFS.pack(blocks, free, free, files, 0, unit, longest, unit, 0)
-        self._answer(unique, 0, facts)
+        try:
+            blocks, free, files, longest = self._reads.capacity(inode)
+            unit = self._reads.unit
+            facts = _KSTATFS.pack(blocks, free, free, files, 0, unit, longest, unit, 0)
+        except BaseException as exc:  # noqa: BLE001 - nothing is awaited
+            tell("statfs", exc)
+            self._answer(unique, number_of(exc), b"")
+        else:
+            self._answer(unique, 0, facts)
 
     async def _read_cold(self, unique: int, fh: int, offset: int, size: int) -> None:
-        number, data = await self._reads.read_cold(fh, offset, size)
+        data: memoryview | bytes = b""
+        try:
+            number, data = await self._read_guarded(fh, offset, size)
+        except pyfuse3.FUSEError as exc:
+            number = exc.errno
         self._cold.discard(unique)
         self._answer(unique, number, data)
 
+    @guarded
+    async def _read_guarded(
+        self, fh: int, offset: int, size: int
+    ) -> tuple[int, memoryview | bytes]:
+        number, data = await self._reads.read_cold(fh, offset, size)
+        return number, data
+
     def _answer(self, unique: int, number: int, data: memoryview | bytes) -> None:
+        if number and number not in errno.errorcode:
+            number, data = errno.EIO, b""  # the kernel would refuse it, and somebody would hang
         try:
             os.writev(self._kernel, (_OUT.pack(_OUT.size + len(data), -number, unique), data))
         except OSError as exc:  # whoever asked is gone: killed, or the filesystem is unmounted
             log.debug("kernel.refused", error=str(exc))
+        except Exception as exc:  # noqa: BLE001 - these are no bytes, or that is no number
+            tell("answer", exc)
+            self._answer(unique, errno.EIO, b"")
 
     async def _pass_on(self, opcode: int, message: memoryview) -> None:
         """Give libfuse a request that is not for us."""
@@ -226,6 +268,13 @@ class DirectReads:
             _SIZE.pack_into(message, _SIZE_AT, min(size, LONGEST_LIST))
         elif opcode == _INTERRUPT and self._is_ours(*_UNIQUE.unpack_from(message, _IN.size)):
             return  # libfuse would keep it for a request that it never gets; ours end in any case
+        elif opcode == _BATCH_FORGET:
+            for part in forgotten(message):
+                await self._send(part)
+            return
+        await self._send(message)
+
+    async def _send(self, message: memoryview | bytes) -> None:
         while True:
             try:
                 self._ours.send(message)
@@ -266,3 +315,17 @@ class DirectReads:
             os.write(self._kernel, message)
         except OSError as exc:  # as above; or a notification about what the kernel does not know
             log.debug("kernel.refused", error=str(exc))
+
+
+def forgotten(message: memoryview) -> Iterator[memoryview | bytes]:
+    """Yield a batch of inodes to forget as messages that fit into a socket's buffer."""
+    if len(message) <= _FORGOTTEN_AT + MOST_FORGOTTEN * _ONE_FORGOTTEN:
+        yield message
+        return
+    head = bytearray(message[:_FORGOTTEN_AT])
+    step = MOST_FORGOTTEN * _ONE_FORGOTTEN
+    for start in range(_FORGOTTEN_AT, len(message), step):
+        part = message[start : start + step]
+        _SIZE.pack_into(head, 0, len(head) + len(part))
+        _BATCH.pack_into(head, _IN.size, len(part) // _ONE_FORGOTTEN)
+        yield bytes(head) + part

@@ -12,6 +12,7 @@ import pyfuse3
 import structlog
 import trio
 
+from nebfs.ending import pass_on
 from nebfs.errors import UserError
 from nebfs.fuse.direct import DirectReads, devices
 from nebfs.fuse.operations import Operations
@@ -174,6 +175,9 @@ async def _tell_kernel(mounted: Mounted) -> None:
                     )
             except OSError as exc:  # the kernel did not know it, or holds it busy: it expires
                 log.debug("kernel.not_told", entry=item.name, ino=item.ino, error=str(exc))
+            except BaseException as exc:  # this one expires, and the next ones are told
+                pass_on(exc)
+                log.exception("kernel.not_told_bug")
 
 
 def _forget_entry(parent: int, name: bytes) -> None:

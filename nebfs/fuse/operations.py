@@ -20,8 +20,8 @@ from nebfs.content.beneath import OpenFile
 from nebfs.content.layers.here import TRANSPORTS
 from nebfs.content.library import object_key
 from nebfs.content.profiling import lineage
-from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable
-from nebfs.fuse.guard import guarded
+from nebfs.errors import Changed, Damaged, NebfsError, TimedOut, Unreachable
+from nebfs.fuse.guard import guarded, silenced, tell
 from nebfs.fuse.slow import Slow, facts_of, facts_of_directory
 from nebfs.model import Content
 from nebfs.tree import ContentFile, Directory, Document, Link, Node, Tree
@@ -160,6 +160,19 @@ class Operations(pyfuse3.Operations):
             entry.st_rdev = node.facts.rdev
         return entry
 
+    def _listed(self, node: Node) -> pyfuse3.EntryAttributes:
+        """Return a node's attributes for a list. What one entry cannot tell costs it its size and
+        its permissions, and the others nothing.
+        """
+        try:
+            return self._attributes(node)
+        except BaseException as exc:  # noqa: BLE001 - nothing is awaited
+            tell("readdir", exc)
+            entry = pyfuse3.EntryAttributes()
+            entry.st_ino, entry.st_mode = node.ino, pyfuse3.ModeT(node.kind)
+            entry.st_nlink, entry.st_blksize = 1, BLOCK
+            return entry
+
     @guarded
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
@@ -178,6 +191,7 @@ class Operations(pyfuse3.Operations):
         self._tree.inodes.seen(node.ino)
         return self._attributes(node)
 
+    @silenced
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Take lookups back. It has no answer, so it may not fail."""
         for ino, count in inode_list:
@@ -231,14 +245,13 @@ class Operations(pyfuse3.Operations):
             name, node = entries[number]
             if node.passing:
                 self._tree.inodes.enter(node)
-            if not pyfuse3.readdir_reply(
-                token, os.fsencode(name), self._attributes(node), number + 1
-            ):
+            if not pyfuse3.readdir_reply(token, os.fsencode(name), self._listed(node), number + 1):
                 if node.passing:
                     self._tree.inodes.leave(node)
                 break
             self._tree.inodes.seen(node.ino)
 
+    @silenced
     async def releasedir(self, fh: int) -> None:
         """Close a directory."""
         self._lists.pop(fh, None)
@@ -336,9 +349,9 @@ class Operations(pyfuse3.Operations):
                 if size <= 0:
                     return b""
             view = reader.warm(offset, size)
-        except Exception:  # a bug must cost this read, at most
-            log.exception("fuse.bug", operation="read_warm")
-            return None
+        except BaseException as exc:  # noqa: BLE001 - nothing is awaited: it is a bug of ours
+            tell("read_warm", exc)
+            return None  # the other way may still have the bytes
         if view is not None:
             file.hits += 1
             counters = self.counters
@@ -371,14 +384,18 @@ class Operations(pyfuse3.Operations):
             with trio.fail_after(self._settings.deadline):
                 return await file.file.pread(offset, size)
         size = min(size, file.reader.size - offset)
+        if size <= 0:
+            return b""
         self.counters.cold_reads += 1
-        self.counters.bytes_read += size
         try:
             node, work = file.node, file.reader.pread(offset, size)
             with trio.fail_after(self._settings.deadline):
-                return await self.slow.watched(
+                data = await self.slow.watched(
                     "read", work, lambda: facts_of(node.content, node.name)
                 )
+            if len(data) != size:
+                # The kernel would take it for the end of the file, and fill up with zeros.
+                raise Damaged("a layer gave too few bytes", wanted=size, got=len(data))
         except Changed:
             self._tree.outdated(file.node)
             self.counters.errors += 1
@@ -386,6 +403,8 @@ class Operations(pyfuse3.Operations):
         except BaseException:
             self.counters.errors += 1
             raise
+        self.counters.bytes_read += size
+        return data
 
     async def flush(self, fh: int) -> None:
         """There is nothing to write back."""
@@ -394,19 +413,17 @@ class Operations(pyfuse3.Operations):
     async def fsync(self, fh: int, datasync: bool) -> None:
         """There is nothing to write back."""
 
+    @silenced
     async def release(self, fh: int) -> None:
         """Close a file. It has no answer that anybody sees, so it may not fail."""
-        file = self._files.pop(fh, None)
-        if isinstance(file, _Disk):
-            self._hold(file.node, -1)
-        if isinstance(file, (_Disk, _Shared)):
-            try:
-                if isinstance(file, _Shared):
-                    file.file.close()
-                else:
-                    await file.reader.aclose()
-            except Exception:
-                log.exception("fuse.bug", operation="release")
+        match self._files.pop(fh, None):
+            case _Shared(file=file):
+                file.close()
+            case _Disk(node=node, reader=reader):
+                try:
+                    self._hold(node, -1)
+                finally:
+                    await reader.aclose()
 
     # --- attributes -------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ the bound, a task looks where it is suspended; so it costs those that are quick 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import PurePath
@@ -69,14 +70,16 @@ class Slow:
             seconds = self._now() - watch.began
             if seconds >= self.after:
                 self.counted += 1
-                log.warning(
-                    "operation.slow",
-                    operation=operation,
-                    seconds=round(seconds, 2),
-                    failed=failed,
-                    waited_in=watch.suspended or "unknown",
-                    **facts(),
-                )
+                # That it cannot be told is no reason to fail what has just been done.
+                with contextlib.suppress(Exception):
+                    log.warning(
+                        "operation.slow",
+                        operation=operation,
+                        seconds=round(seconds, 2),
+                        failed=failed,
+                        waited_in=watch.suspended or "unknown",
+                        **facts(),
+                    )
 
     async def run(self) -> None:
         """Look where those are that take long, for ever; sleep while there are none."""
@@ -111,7 +114,11 @@ def facts_of(content: Content | None, name: str) -> dict[str, str]:
     if content is None:
         return {"file": name}
     shown = content.locator.shown
-    return {"file": name, "place": urlsplit(shown).netloc or content.locator.transport}
+    try:
+        place = urlsplit(shown).netloc
+    except ValueError:  # brackets that hold no IPv6 address
+        place = ""
+    return {"file": name, "place": place or content.locator.transport}
 
 
 def facts_of_directory(directory: Directory) -> dict[str, str]:

@@ -25,7 +25,7 @@ from nebfs.tree import attributes
 from nebfs.tree.documents import checksums, documents
 from nebfs.tree.names import distinct, encode, with_extension
 from nebfs.tree.nodes import FOREVER, SOON, AppDirectory, ContentFile, Document, Link, Node
-from nebfs.tree.troubles import trouble_of
+from nebfs.tree.troubles import failure_of, trouble_of
 
 log = structlog.get_logger()
 
@@ -103,8 +103,8 @@ async def _ask(
     async def ask(number: int, content: Content) -> None:
         try:
             answers[number] = await prober.ask(content)
-        except NebfsError as exc:
-            answers[number] = exc
+        except BaseException as exc:  # noqa: BLE001 - each is told as its file's trouble
+            answers[number] = failure_of(exc)
             log.warning("app.unreadable", app=offer.app.name, id=offer.app.id, error=str(exc))
 
     with trio.move_on_after(deadline):

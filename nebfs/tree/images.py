@@ -23,7 +23,7 @@ from nebfs.tree import attributes
 from nebfs.tree.hostdir import HostRoot, Spot
 from nebfs.tree.names import distinct, encode, with_extension
 from nebfs.tree.nodes import FOREVER, SOON, Attributes, ContentFile, Node, PartsDirectory
-from nebfs.tree.troubles import trouble_of
+from nebfs.tree.troubles import failure_of, trouble_of
 
 log = structlog.get_logger()
 
@@ -70,8 +70,8 @@ async def ask(contents: Iterable[Content], prober: Prober, deadline: float) -> A
     async def one(content: Content) -> None:
         try:
             answers[content.identity] = await prober.ask(content)
-        except NebfsError as exc:
-            answers[content.identity] = exc
+        except BaseException as exc:  # noqa: BLE001 - each is told as its file's trouble
+            answers[content.identity] = failure_of(exc)
             log.warning("image.unreadable", source=content.locator.shown, error=str(exc))
 
     with trio.move_on_after(deadline):

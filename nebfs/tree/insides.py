@@ -16,6 +16,7 @@ import trio
 
 from nebfs.catalog.snapshot import DatastoreListing
 from nebfs.content.prober import Prober
+from nebfs.ending import pass_on
 from nebfs.errors import NebfsError
 from nebfs.model import App, Content, Holding, Offer, Part
 from nebfs.tree import appdir, images, machines
@@ -194,3 +195,6 @@ class Insides:
             await self._prober.ask(content)
         except NebfsError as exc:
             log.debug("probe.ahead_failed", error=str(exc))
+        except BaseException as exc:  # whoever opens it asks again, and is told
+            pass_on(exc)
+            log.exception("probe.ahead_bug")

@@ -49,12 +49,14 @@ def capacity(snapshot: CloudSnapshot | None, store: int | None) -> tuple[int, in
     listed = [x.datastore for x in snapshot.datastores] if snapshot is not None else []
     if store is not None:
         listed = [d for d in listed if d.id == store] or listed
-    return sum(d.total_mb for d in listed) * MIB, sum(map(_free, listed)) * MIB
+    # Numbers below zero are damage, and nothing that df could show.
+    total = sum(max(d.total_mb, 0) for d in listed)
+    return total * MIB, min(sum(map(_free, listed)), total) * MIB
 
 
 def _free(store: Datastore) -> int:
     """Return the MiB that may still be stored: an administrator may have set a limit."""
     limit = store.template.get("LIMIT_MB").strip()
     if not limit.isdecimal():
-        return store.free_mb
+        return max(store.free_mb, 0)
     return max(min(store.free_mb, int(limit[:18]) - store.used_mb), 0)

@@ -27,7 +27,7 @@ from nebfs.tree import images
 from nebfs.tree.hostdir import HostRoot
 from nebfs.tree.names import distinct, with_extension
 from nebfs.tree.nodes import FOREVER, SOON, Asked, ContentFile, Directory, Link, Node
-from nebfs.tree.troubles import trouble_of
+from nebfs.tree.troubles import failure_of, trouble_of
 
 log = structlog.get_logger()
 
@@ -135,8 +135,8 @@ async def _look(contents: Iterable[Content], look: Look, seconds: float) -> dict
             try:
                 await look(content)
                 del failures[content.identity]
-            except NebfsError as exc:
-                failures[content.identity] = exc
+            except BaseException as exc:  # noqa: BLE001 - each is told as its file's trouble
+                failures[content.identity] = failure_of(exc)
                 log.warning("image.unseen", source=content.locator.shown, error=str(exc))
 
     with trio.move_on_after(seconds):

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import errno
 
+import structlog
+
+from nebfs.ending import pass_on
 from nebfs.errors import NebfsError
 from nebfs.model import Trouble
+
+log = structlog.get_logger()
 
 
 def trouble_of(failure: NebfsError) -> Trouble:
@@ -16,3 +21,12 @@ def trouble_of(failure: NebfsError) -> Trouble:
     """
     number = errno.EIO if failure.errno == errno.ENOENT else failure.errno
     return Trouble(number, str(failure))
+
+
+def failure_of(exc: BaseException) -> NebfsError:
+    """Return why one file could not be asked about: a bug is its trouble, and no other file's."""
+    if isinstance(exc, NebfsError):
+        return exc
+    pass_on(exc)
+    log.error("image.bug", exc_info=exc)
+    return NebfsError(f"an error in nebfs ({type(exc).__name__}); its log has the details")

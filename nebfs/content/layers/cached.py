@@ -13,6 +13,7 @@ from nebfs.blocks import SLOT_SIZE, BlockFile, DiskStore, MemoryStore, Store
 from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.content.pace import LARGEST, Pace
 from nebfs.content.stack import Order, Priority, ReaderFacts, Source
+from nebfs.ending import pass_on
 from nebfs.errors import CacheFault, Damaged, NebfsError
 from nebfs.model import Revision
 from nebfs.units import KIB
@@ -237,12 +238,11 @@ class Cached:
             self.failures += 1
             if order.urgent:
                 log.log(_LEVELS[exc.level], "read.failed", error=str(exc), kind=type(exc).__name__)
-        except trio.Cancelled:
+        except BaseException as exc:  # a bug in a layer must cost this read, not the mount
             error = NebfsError("nebfs is stopping")
-            raise
-        except Exception as exc:  # a bug in a layer must cost this read, not the mount
+            pass_on(exc)
             log.exception("read.bug")
-            error = NebfsError(f"internal error: {exc!r}")
+            error = NebfsError(f"internal error: {type(exc).__name__}; the log has the details")
         finally:
             for slot in range(order.first, order.stop):
                 if self._orders.get(slot) is order:

@@ -23,6 +23,7 @@ from nebfs.content.layers.decoded_blocks import Blocks
 from nebfs.content.layers.decoded_passing import Passing
 from nebfs.content.peeking import UNKNOWN
 from nebfs.content.stack import Reader, ReaderFacts
+from nebfs.ending import pass_on
 from nebfs.errors import Damaged, NebfsError, TimedOut, Unready
 from nebfs.model import Revision
 
@@ -177,6 +178,9 @@ class Decoding:
                 await self.passing.judge()  # each block was checked by itself
         except NebfsError as exc:
             log.debug("decoded.ahead_failed", error=str(exc))  # whoever needs it is told
+        except BaseException as exc:  # and meets the same bug, at the cost of his read alone
+            pass_on(exc)
+            log.exception("decoded.ahead_bug")
         finally:
             self._ahead = False
             self._on_end()

@@ -23,6 +23,7 @@ from nebfs.blocks.index import Verdict
 from nebfs.content.layers.decoded_pass import Pass, decode_threads
 from nebfs.content.layers.verified import QUARANTINE
 from nebfs.content.stack import Reader, read
+from nebfs.ending import pass_on
 from nebfs.errors import CacheFault, Damaged, NebfsError, Unsupported
 from nebfs.units import MIB, format_size
 
@@ -137,9 +138,10 @@ class Passing:
         except NebfsError as exc:
             error = exc
             log.warning("decoded.failed", error=str(exc), key=self.file.key[:12])
-        except Exception as exc:  # a bug must cost these reads, not the mount
+        except BaseException as exc:  # a bug must cost these reads, not the mount
+            pass_on(exc)
             log.exception("decoded.bug")
-            error = NebfsError(f"internal error: {exc!r}")
+            error = NebfsError(f"internal error: {type(exc).__name__}; the log has the details")
         finally:
             self._scope, self.error = None, error
             self.wanted_whole = False

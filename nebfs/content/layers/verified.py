@@ -161,7 +161,13 @@ class Verified:
         file = self._below.file
         if not self._hashing and self.verdict is Verdict.UNKNOWN and file.here * 4 >= file.slots:
             self._hashing = True
-            self._nursery.start_soon(self._hash)
+            self._nursery.start_soon(self._hash_safely)
+
+    async def _hash_safely(self) -> None:
+        try:
+            await self._hash()
+        except Exception:  # a bug must cost the verdict, which is waited for within bounds
+            log.exception("verified.bug")
 
     async def _hash(self) -> None:
         digest = hashlib.new(self._checksum.algorithm, usedforsecurity=False)
