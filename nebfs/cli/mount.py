@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -81,12 +82,14 @@ def mount(
         settings = _settings(options, flags, source, verbose=bool(ctx.meta.get(VERBOSE)))
         where = resolved(_mountpoint(mountpoint, settings))
         check_fuse(allow_other=settings.allow_other)
-        check_mountpoint(where, settings.run_dir)
-        registry.prepare(settings.run_dir)
-        if foreground:
-            _serve(settings, where, announcement)
-        else:
-            _start(ctx, settings, where)
+        with contextlib.ExitStack() as claim:
+            claim.enter_context(registry.claimed(settings.run_dir, where, exit_code=exits.MOUNT))
+            check_mountpoint(where, settings.run_dir)
+            if foreground:
+                _serve(settings, where, announcement, claim)
+            else:
+                claim.close()  # it is the daemon's from here on
+                _start(ctx, settings, where)
     except Exception as exc:
         if announcement is not None:
             announcement.failed(*explain(exc, exits.MOUNT))
@@ -125,19 +128,27 @@ def _settings(
 
 
 def _serve(
-    settings: Settings, mountpoint: Path, announcement: background.Announcement | None
+    settings: Settings,
+    mountpoint: Path,
+    announcement: background.Announcement | None,
+    claim: contextlib.ExitStack,
 ) -> None:
     from nebfs.daemon import life  # noqa: PLC0415 - every room of the house: not for --help
+
+    def ready() -> None:
+        claim.close()  # whoever looks finds it mounted now
+        if announcement is not None:
+            announcement.ready()
 
     # What a path meant, it meant where the command was typed; from here on no directory is held.
     os.chdir("/")
     if announcement is None and settings.log_file is not None:
         with open(settings.log_file, "a", encoding="utf-8", buffering=1) as stream:
             configure_logs(settings.log_level, stream, settings.log_format)
-            life.run(settings, mountpoint, lambda: None)
+            life.run(settings, mountpoint, ready)
     else:
         configure_logs(settings.log_level, sys.stderr, settings.log_format)
-        life.run(settings, mountpoint, announcement.ready if announcement else lambda: None)
+        life.run(settings, mountpoint, ready)
 
 
 def _start(ctx: click.Context, settings: Settings, mountpoint: Path) -> None:

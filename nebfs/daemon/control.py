@@ -50,7 +50,7 @@ async def serve(
     made.
     """
     with _listening(path) as listening, contextlib.ExitStack() as undo:
-        undo.callback(path.unlink, missing_ok=True)
+        undo.callback(_remover(path))
         turns = trio.CapacityLimiter(CONVERSATIONS)
 
         async def one(stream: trio.SocketStream) -> None:
@@ -229,6 +229,18 @@ def _short(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{directory}/{path.name}"
     finally:
         os.close(directory)
+
+
+def _remover(path: Path) -> Callable[[], None]:
+    """Return what removes our socket, and not that of a daemon which has taken its place."""
+    ours = path.lstat().st_ino
+
+    def remove() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if path.lstat().st_ino == ours:
+                path.unlink()
+
+    return remove
 
 
 def _listening(path: Path) -> socket.socket:

@@ -16,11 +16,13 @@ import trio
 from nebfs.config import Settings
 from nebfs.daemon import control, dump, listening, metrics, registry
 from nebfs.daemon.history import History, counts_of
+from nebfs.daemon.lasting import lasting
 from nebfs.daemon.notify import Notifier
 from nebfs.daemon.reload import reload
 from nebfs.daemon.routes import routes
 from nebfs.daemon.status import Status
 from nebfs.daemon.wiring import House, built
+from nebfs.ending import pass_on
 from nebfs.errors import NebfsError
 from nebfs.fuse import Mounted, MountOptions, detach, serve
 
@@ -91,7 +93,7 @@ async def _live(
             log_file=str(settings.log_file or ""),
         )
         past = History(counts_of(house))
-        nursery.start_soon(past.run)
+        nursery.start_soon(lasting, past.run)
         if settings.metrics:
             heard = listening.listen_at(settings.metrics, "metrics")
             await nursery.start(listening.serve, heard, metrics.routes(house, status))
@@ -125,7 +127,7 @@ async def _live(
                 window.cancel_scope.cancel()
         finally:
             with contextlib.suppress(OSError):
-                registry.unregister(settings.run_dir, mountpoint)
+                registry.unregister(settings.run_dir, mountpoint, pid=os.getpid())
             notifier.stopping()
             nursery.cancel_scope.cancel()
 
@@ -134,7 +136,8 @@ async def _harmless(obey: Callable[[], Awaitable[None]]) -> None:
     """Obey; a mistake of ours in it must not take the mount down."""
     try:
         await obey()
-    except Exception:
+    except BaseException as exc:
+        pass_on(exc)
         log.exception("signal.bug", work=getattr(obey, "__name__", ""))
 
 

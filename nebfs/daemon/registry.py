@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -29,6 +31,7 @@ log = structlog.get_logger()
 # and in any that control.py abbreviates. A digest keeps long names apart.
 LONGEST_NAME = 50
 SUFFIX = ".json"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +119,46 @@ def register(run_dir: Path, registration: Registration) -> None:
     partial.replace(final)  # a reader sees the old one or the new one, whole
 
 
-def unregister(run_dir: Path, mountpoint: Path) -> None:
-    """Remove the registration and the socket of `mountpoint`; no error if there is none."""
+@contextlib.contextmanager
+def claimed(run_dir: Path, mountpoint: Path, *, exit_code: int) -> Iterator[None]:
+    """Have `mountpoint` for this process alone: from a look at what is there until it is mounted.
+
+    Raises UserError (with `exit_code`) when another process of this user has it: two that are
+    started at once find nothing mounted yet, and one mount would hide the other.
+    """
+    prepare(run_dir)
+    path = run_dir / f"{name_of(mountpoint)}{LOCK}"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise UserError(f"{path} cannot be made: {exc.strerror}", exit_code=exit_code) from exc
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            who = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            raise UserError(
+                f"{mountpoint} is being mounted just now by another nebfs, process {who}: wait "
+                f"for it, or name another directory",
+                exit_code=exit_code,
+            ) from exc
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield  # the file stays: whoever removed it could remove another's
+    finally:
+        os.close(fd)
+
+
+def unregister(run_dir: Path, mountpoint: Path, *, pid: int = 0) -> None:
+    """Remove the registration and the socket of `mountpoint`; no error if there is none.
+
+    `pid`: only if they are of this process. One that was detached with files open ends later, and
+    another may be mounted there by then.
+    """
+    if pid:
+        found = find(run_dir, mountpoint)
+        if found is None or found.pid != pid:
+            return
     (run_dir / f"{name_of(mountpoint)}{SUFFIX}").unlink(missing_ok=True)
     socket_path(run_dir, mountpoint).unlink(missing_ok=True)
 
