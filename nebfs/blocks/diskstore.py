@@ -17,6 +17,7 @@ from nebfs.blocks.index import HEADER_SIZE, Header, Index
 from nebfs.blocks.resting import paths
 from nebfs.blocks.store import Store, seed_of
 from nebfs.errors import CacheFault, UserError
+from nebfs.private import make_directory, open_directory, open_file, write_file
 
 log = structlog.get_logger()
 
@@ -49,21 +50,23 @@ class DiskStore(Store):
     def prepare(cls, directory: Path, limit: int, min_free: int) -> DiskStore:
         """Make the directory ours: create, mark and lock it. Blocking, and does not look inside.
 
-        Raises UserError when another daemon has it or it holds something else, and OSError when it
-        cannot be used at all.
+        Raises UserError when another daemon has it, it holds something else or another user can
+        have put something into it, and OSError when it cannot be used at all.
         """
         if directory.is_dir() and not (directory / "VERSION").exists() and any(directory.iterdir()):
             # It is about to be made private, and things in it will be deleted.
             raise UserError(
                 f"{directory} is neither empty nor a cache of nebfs; name another --cache-dir"
             )
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (directory / "VERSION").write_text("1\n")  # first: it says whose directory this is
-        (directory / "objects").mkdir(mode=0o700, exist_ok=True)
-        (directory / "documents").mkdir(mode=0o700, exist_ok=True)
-        for made in (directory, directory / "objects", directory / "documents"):
+        make_directory(directory)
+        ours = open_directory(directory, "the cache directory")
+        os.fchmod(ours, 0o700)
+        os.close(ours)
+        write_file(directory / "VERSION", "1\n")  # first: it says whose directory this is
+        for made in (directory / "objects", directory / "documents"):
+            made.mkdir(mode=0o700, exist_ok=True)
             made.chmod(0o700)
-        fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_file(directory / "lock", os.O_RDWR)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -75,7 +78,7 @@ class DiskStore(Store):
             ) from exc
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        (directory / "CACHEDIR.TAG").write_text(TAG)
+        write_file(directory / "CACHEDIR.TAG", TAG)
         return cls(directory, limit, min_free, fd)
 
     @property

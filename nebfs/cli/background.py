@@ -22,6 +22,7 @@ from pathlib import Path
 import nebfs
 from nebfs.cli.exits import FAILURE, MOUNT
 from nebfs.errors import UserError
+from nebfs.private import open_file
 
 GRACE = 5.0  # seconds between asking a child to end and making it
 LOG_TAIL_LINES = 10
@@ -116,9 +117,7 @@ def _environment() -> dict[str, str]:
 
 def _open_log(log_file: Path) -> int:
     try:
-        return os.open(
-            log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
+        return open_file(log_file, os.O_WRONLY | os.O_APPEND)
     except OSError as exc:
         raise UserError(f"log file {log_file} cannot be opened: {exc.strerror}") from exc
 

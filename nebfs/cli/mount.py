@@ -143,7 +143,8 @@ def _serve(
     # What a path meant, it meant where the command was typed; from here on no directory is held.
     os.chdir("/")
     if announcement is None and settings.log_file is not None:
-        with open(settings.log_file, "a", encoding="utf-8", buffering=1) as stream:
+        log = os.open(settings.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with open(log, "a", encoding="utf-8", buffering=1) as stream:
             configure_logs(settings.log_level, stream, settings.log_format)
             life.run(settings, mountpoint, ready)
     else:

@@ -24,6 +24,7 @@ import structlog
 
 from nebfs.errors import UserError
 from nebfs.model import without_credentials
+from nebfs.private import make_directory
 
 log = structlog.get_logger()
 
@@ -93,7 +94,7 @@ def prepare(run_dir: Path) -> None:
     Raises UserError: in /tmp anybody could have made it first and own our sockets.
     """
     try:
-        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(run_dir)
         found = run_dir.lstat()
     except OSError as exc:
         raise UserError(f"run directory {run_dir} cannot be made: {exc.strerror}") from exc
