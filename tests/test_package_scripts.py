@@ -1,13 +1,17 @@
 """What scripts/package puts together, without the long part: making the environment."""
 
 import gzip
-import shutil
+import hashlib
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
+import nebfs
 from nebfs.cli.main import nebfs_command
-from scripts.packaging import debian, environment, listing, pages, roff
+from scripts.packaging import debian, environment, lintian, listing, pages, roff
+from scripts.packaging.newer import newer
 
 MOMENT = 1_700_000_000
 
@@ -26,7 +30,7 @@ def stage(tmp_path):
         directory.mkdir(parents=True)
     for name in ("nebfs", "mount.nebfs", "f2py"):
         (home / "bin" / name).write_text(f"#!{home}/bin/python\nprint()\n")
-    (home / "bin/python").symlink_to(shutil.which("python3"))
+    (home / "bin/python").symlink_to("/usr/bin/python3")
     (home / "pyvenv.cfg").write_text(f"home = /usr/bin\ncommand = python3 -m venv {home}\n")
     (packages / "module.py").write_text("def where(): pass\n")
     origin = f'{{"url": "file://{tmp_path}/nebfs.whl"}}'
@@ -58,6 +62,32 @@ def test_every_page_begins_as_man_wants_it(written):
         assert line.startswith(f"{roff.text(stem)} \\- ")
 
 
+def test_no_page_has_what_man_would_pass_over(written):
+    for name, page in written.items():
+        assert not re.search(r"^\.S[HS] .*\n\.PP$", page, re.MULTILINE), name
+        assert not re.search(r"[\x00-\x08\x0b-\x1f]", page), name
+
+
+def test_who_answers_for_the_package():
+    assert debian.maintainer({}) == "nebfs maintainers <nebfs@localhost>"
+    said = {"DEBEMAIL": "Ada L <ada@example.org>", "EMAIL": "other@example.org"}
+    assert debian.maintainer(said) == "Ada L <ada@example.org>"
+    assert debian.maintainer(said | {"DEBFULLNAME": "Ada"}) == "Ada <ada@example.org>"
+    assert debian.maintainer({"EMAIL": "a@example.org"}) == "nebfs maintainers <a@example.org>"
+
+
+def test_a_newer_package_is_the_same_but_for_its_version(stage, tmp_path):
+    environment.settle(stage)
+    debian.lay_out(stage, MOMENT, lambda shell: f"words for {shell}\n")
+    package = debian.pack(stage, tmp_path, MOMENT)
+    newer(package, tmp_path / "newer.deb")
+    asked = ["dpkg-deb", "--field", tmp_path / "newer.deb"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert f"Version: {nebfs.__version__}+next\n" in done.stdout
+    compared = ["dpkg", "--compare-versions", f"{nebfs.__version__}+next", "gt", nebfs.__version__]
+    subprocess.run(compared, check=True)
+
+
 def test_what_roff_takes_for_its_own_is_escaped():
     assert roff.text(".so x\n'b\\c -o") == "\\&.so x\n\\&'b\\ec \\-o"
 
@@ -75,6 +105,7 @@ def test_the_environment_says_nowhere_where_it_was_built(stage, tmp_path):
     ]
     packages = home / "lib/python3.11/site-packages"
     assert [*packages.glob("__pycache__/module.*.pyc")]
+    assert (home / "bin/python").readlink() == Path("../../../bin/python3")
     assert not (packages / "numpy/tests").exists()
     assert (packages / "nebfs-1.dist-info/RECORD").read_text() == "module.py,,\n"
 
@@ -99,7 +130,8 @@ def test_a_package_that_dpkg_reads(stage, tmp_path):
         "usr/sbin/mount.nebfs",
         "usr/lib/systemd/system/nebfs@.service",
         "usr/share/bash-completion/completions/nebfs",
-        "usr/share/doc/nebfs/changelog.Debian.gz",
+        "usr/share/doc/nebfs/changelog.gz",
+        "usr/share/lintian/overrides/nebfs",
         "usr/share/doc/nebfs/copyright",
         "usr/share/doc/nebfs/example.toml",
         "usr/share/doc/nebfs/service.md",
@@ -109,6 +141,11 @@ def test_a_package_that_dpkg_reads(stage, tmp_path):
     }
     assert (stage / "usr/bin/nebfs").resolve() == stage / "usr/lib/nebfs/bin/nebfs"
     assert (stage / "usr/sbin/mount.fuse.nebfs").resolve().name == "mount.nebfs"
+    sums = ask("--info", package, "md5sums").splitlines()
+    assert len(sums) == len([line for line in lines if line.startswith("-")])
+    for line in sums:
+        digest, _, name = line.partition("  ")
+        assert hashlib.md5((stage / name).read_bytes()).hexdigest() == digest
     page = gzip.decompress((stage / "usr/share/man/man1/nebfs.1.gz").read_bytes())
     assert b".TH" in page
 
@@ -131,3 +168,32 @@ def test_what_stayed_is_told_and_the_books_of_apt_are_not(tmp_path):
         "var/cache/nebfs",
         "var/cache/nebfs/block",
     ]
+
+
+def test_lintian_is_told_each_reason_with_what_it_excuses():
+    lines = lintian.overrides().splitlines()
+    assert lines[0].startswith("# ")
+    for line in lines:
+        assert re.fullmatch(r"# \S.*\.|nebfs: [a-z-]+( \S.*)?", line), line
+
+
+@pytest.mark.parametrize(("code", "told"), [(0, "nothing to say"), (2, "E: nebfs: something")])
+def test_what_lintian_says_ends_the_check(code, told, tmp_path, monkeypatch, capsys):
+    (tmp_path / "lintian").write_text(f"#!/bin/sh\necho 'E: nebfs: something'\nexit {code}\n")
+    (tmp_path / "lintian").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    if code:
+        with pytest.raises(SystemExit, match=told):
+            lintian.ask(tmp_path / "a.deb")
+    else:
+        lintian.ask(tmp_path / "a.deb")
+        assert told in capsys.readouterr().out
+
+
+def test_the_package_needs_the_c_library_that_its_modules_need(stage):
+    packages = stage / "usr/lib/nebfs/lib/python3.11/site-packages"
+    assert environment.needed_libc(stage) == ""
+    (packages / "one.so").write_bytes(b"\x7fELF..\0GLIBC_2.17\0\0GLIBC_2.2.5\0")
+    (packages / "two.so.1").write_bytes(b"\x7fELF..\0GLIBC_2.34\0")
+    assert environment.needed_libc(stage) == "2.34"
+    assert "libfuse3-3, libc6 (>= 2.34)\n" in debian.control(stage, "amd64", 11)

@@ -16,6 +16,7 @@ HELP = """Write what makes SHELL complete the words of nebfs.
 For this shell alone:
   eval "$(nebfs completion bash)"
   nebfs completion fish | source
+
 \b
 For every shell of this user (the directories must be there):
   nebfs completion bash >~/.local/share/bash-completion/completions/nebfs

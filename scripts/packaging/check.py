@@ -1,4 +1,5 @@
-"""Try the Debian package on a fresh Debian: put it in, mount by /etc/fstab, read, take it out.
+"""Try the Debian package on a fresh Debian: put it in, mount by /etc/fstab, read, put a newer one
+in while a file is open, take it out.
 
 All of it happens in a mount and a process namespace of its own: when that ends, however it ends,
 so does every mount and every process in it. The cloud's servers run outside the chroot, of this
@@ -17,11 +18,14 @@ from pathlib import Path
 
 from nebfs.demo import demonstration_cloud, serve
 from nebfs.demo.demonstration import PASSWORD
+from scripts.packaging import lintian
 from scripts.packaging.listing import appeared, listing
+from scripts.packaging.newer import newer
 
 MIRROR = "http://deb.debian.org/debian"
 SUITE = "bookworm"
 IMAGE = "/mnt/one/marketplaces/OpenNebula Public/Alpine Linux 3.20/Alpine Linux 3.20.qcow2"
+NEWER = "newer.deb"
 FSTAB = "nebfs /mnt/one nebfs ro,_netdev,nofail,config=/etc/nebfs/demo.toml 0 0\n"
 APT = ("apt-get", "-qq", "--no-install-recommends", "-y")
 
@@ -50,12 +54,14 @@ def in_namespaces(package: Path) -> int:
 
 def check(package: Path) -> None:
     """Do it, and print what was seen. Raises CalledProcessError, or SystemExit with a message."""
+    lintian.ask(package)
     with tempfile.TemporaryDirectory(prefix="nebfs-check-", ignore_cleanup_errors=True) as scratch:
         root, images = Path(scratch) / "root", Path(scratch) / "images"
         run("debootstrap", "--variant=minbase", SUITE, str(root), MIRROR)
         try:
             prepare(root)
             shutil.copy(package, root / package.name)
+            newer(package, root / NEWER)
             with serve(demonstration_cloud(images)) as servers:
                 inside(root, package.name, servers.frontend_url)
         finally:
@@ -89,6 +95,10 @@ def inside(root: Path, package: str, url: str) -> None:
     if not first.startswith(b"QFI\xfb"):
         sys.exit(f"{IMAGE} does not begin as a qcow2 image")
     print(f"{seconds:.1f} s from a fresh Debian to the first MiB of an image", flush=True)
+    upgrade(root)
+    chroot(root, "umount", "/mnt/one")
+    wait_for_end(root)
+    chroot(root, "mount", "-a")
     chroot(root, "umount", "/mnt/one")
     wait_for_end(root)
     chroot(root, *APT, "purge", "nebfs")
@@ -100,6 +110,23 @@ def inside(root: Path, package: str, url: str) -> None:
     if left := appeared(before, listing(root)):
         sys.exit("\n".join(("left over after the purge:", *left)))
     print("nothing is left over after the purge")
+
+
+def upgrade(root: Path) -> None:
+    """Put the newer package in while the mount is in use: what is open is read to its end."""
+    before = chroot(root, "nebfs", "--version")
+    with (root / IMAGE.removeprefix("/")).open("rb") as image:
+        chroot(root, *APT, "install", f"/{NEWER}")
+        size = len(image.read())
+    if size != (root / IMAGE.removeprefix("/")).stat().st_size:
+        sys.exit(f"{IMAGE} ends after {size} bytes")
+    # 4: one of the demonstration's places is in trouble, as it has to be.
+    told = chroot(root, "sh", "-c", "nebfs status || test $? = 4")
+    if b"/mnt/one" not in told or chroot(root, "nebfs", "--version") != before:
+        sys.exit("the newer package does not know the mount of the older one")
+    if said := chroot(root, "dpkg", "--verify", "nebfs").decode().strip():
+        sys.exit(f"what was put in is not what is in the package:\n{said}")
+    print("a newer package was put in while an image was open", flush=True)
 
 
 def settings(root: Path, url: str) -> None:

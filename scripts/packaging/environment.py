@@ -8,6 +8,7 @@ code, and in what was compiled for it. Here each of these says where the package
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,12 +65,28 @@ def settle(stage: Path) -> None:
     for tests in [*packages.rglob("tests"), *packages.rglob("_tests")]:
         if tests.is_dir():
             shutil.rmtree(tests)
+    for library in packages.rglob("*.so*"):
+        library.chmod(0o644)  # some wheels have it as a program
     run(
         *(str(place / "bin" / "python"), "-m", "compileall", "-q", "-j", "0"),
         # Not by date: whatever a tool did to the dates, no program of root's writes below /usr.
         *("--invalidation-mode", "unchecked-hash"),
         *("-s", str(stage), "-p", "/", str(packages)),
     )
+    # Within /usr links are relative (Debian's policy, 10.5); from here on it runs where it belongs.
+    for link in (place / "bin").iterdir():
+        if link.is_symlink() and (target := link.readlink()).is_relative_to("/usr"):
+            link.unlink()
+            link.symlink_to(os.path.relpath(target, HOME / "bin"))
+
+
+def needed_libc(stage: Path) -> str:
+    """Return the newest version of the C library that something in `stage` asks for, or nothing."""
+    asked = set()
+    for path in (stage / HOME.relative_to("/")).rglob("*.so*"):
+        if path.is_file():
+            asked |= {int(minor) for minor in re.findall(rb"\0GLIBC_2\.(\d+)", path.read_bytes())}
+    return f"2.{max(asked)}" if asked else ""
 
 
 def relocate(program: Path, before: str, after: str) -> None:

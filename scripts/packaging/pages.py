@@ -90,7 +90,7 @@ def _commands(group: click.Group, context: click.Context, path: str) -> Iterator
             yield roff.entry(f"nebfs-{name}(1)", roff.text(summary))
             continue
         with _context(command, name, context) as own:
-            yield f".SS {roff.quoted(f'{path} {name}')}\n"
+            yield roff.subsection(f"{path} {name}", "")
             yield _usage(command, own, f"{path} {name}")
             yield roff.paragraphs(_help(command))
             yield "".join(_options(command, own))

@@ -25,7 +25,17 @@ def head(name: str, section: int, version: str, date: str) -> str:
 
 def section(title: str, body: str) -> str:
     """Return a section, or nothing where the body is empty."""
-    return f".SH {quoted(title.upper())}\n{body}" if body else ""
+    return f".SH {quoted(title.upper())}\n{begun(body)}" if body else ""
+
+
+def subsection(title: str, body: str) -> str:
+    """Return a part of a section."""
+    return f".SS {quoted(title)}\n{begun(body)}"
+
+
+def begun(body: str) -> str:
+    """Return what stands below a heading, which begins a paragraph by itself."""
+    return body.removeprefix(".PP\n")
 
 
 def entry(term: str, body: str) -> str:

@@ -41,8 +41,8 @@ def _blocks(blocks: list[str]) -> Iterator[str]:
         settings = [line for line in lines if line not in comments]
         tables = [match for line in settings if (match := TABLE.fullmatch(line))]
         if tables:
-            yield f".SS {roff.quoted(tables[0].group())}\n"
-            yield roff.paragraphs(_words("\n".join(comments)))
+            words = roff.paragraphs(_words("\n".join(comments)))
+            yield roff.subsection(tables[0].group(), words)
             yield from (roff.literal(line[1:]) for line in settings if line.startswith("#"))
         else:
             term = " ".join(line.removeprefix("#") for line in settings)
