@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from nebfs.config import Settings
-from nebfs.daemon import control, dump, listening, metrics, registry
+from nebfs.daemon import arenas, control, dump, listening, metrics, registry
 from nebfs.daemon.history import History, counts_of
 from nebfs.daemon.lasting import lasting
 from nebfs.daemon.notify import Notifier
@@ -44,6 +44,7 @@ def run(settings: Settings, mountpoint: Path, ready: Callable[[], None]) -> None
     # for programs that use select(2).
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    arenas.share()
     notifier = Notifier.taken_from(os.environ)  # before the fetcher inherits it
     try:
         with _told_where_it_hangs(), _deaf():

@@ -246,11 +246,11 @@ def soak(
         wrong = running.settled()
         after = running.idle(before)
         alive = Path(f"/proc/{watching.daemon}").exists() and mount.pid == watching.daemon
-        log = mount.log
         mount.stop()
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not Path(f"/proc/{watching.daemon}").exists(), 30)
+            wait_until(lambda: not Path(f"/proc/{watching.daemon}").exists(), IDLE)
         gone = not Path(f"/proc/{watching.daemon}").exists()
+        log = mount.log
     found.checks = [
         none("no wrong byte", found.of("wrong")),
         none("no operation beyond its time", found.of("late")),
