@@ -90,6 +90,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("nebfs_process_threads", GAUGE, "Threads of a process.", ("process",)),
     Family("nebfs_process_open_descriptors", GAUGE, "Descriptors that a process has open.",
            ("process",)),
+    Family("nebfs_process_open_sockets", GAUGE, "Sockets among its descriptors: connections, and "
+           "what it listens on.", ("process",)),
 )  # fmt: skip
 
 Samples = dict[str, dict[tuple[str, ...], float]]
@@ -104,6 +106,7 @@ class ProcessFacts:
     cpu: float
     threads: int
     descriptors: int
+    sockets: int
 
 
 def routes(house: House, status: Status) -> Routes:
@@ -158,6 +161,7 @@ def collected(house: House, status: Status, processes: dict[str, ProcessFacts]) 
         tell("process_cpu_seconds_total", found.cpu, process)
         tell("process_threads", found.threads, process)
         tell("process_open_descriptors", found.descriptors, process)
+        tell("process_open_sockets", found.sockets, process)
     return samples
 
 
@@ -252,7 +256,8 @@ def process_facts(pid: int) -> ProcessFacts | None:
         # The second field is the program's name in brackets and may itself hold brackets and
         # blanks. Of those behind it: 12 and 13 utime and stime, 18 threads, 22 resident pages.
         fields = (directory / "stat").read_bytes().rpartition(b") ")[2].split()
-        descriptors = len(os.listdir(directory / "fd"))
+        descriptors = os.listdir(directory / "fd")
+        sockets = sum(_is_socket(directory / "fd" / name) for name in descriptors)
     except OSError:
         return None
     ticks = int(fields[11]) + int(fields[12])
@@ -260,8 +265,16 @@ def process_facts(pid: int) -> ProcessFacts | None:
         resident=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
         cpu=ticks / os.sysconf("SC_CLK_TCK"),
         threads=int(fields[17]),
-        descriptors=descriptors,
+        descriptors=len(descriptors),
+        sockets=sockets,
     )
+
+
+def _is_socket(entry: Path) -> bool:
+    try:
+        return os.readlink(entry).startswith("socket:")
+    except FileNotFoundError:  # closed meanwhile, as the one that listed them is
+        return False
 
 
 def table() -> Iterator[str]:
