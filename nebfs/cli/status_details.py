@@ -38,6 +38,7 @@ BYPASSED = "the cache directory cannot be used, and nothing is kept"
 def _errors(answer: Mapping[str, object]) -> Iterator[str]:
     for path, text in (
         (("reads", "errors"), "reads failed"),
+        (("reads", "damaged"), "images are not what was published"),
         (("slow_operations",), "operations were slow"),
         (("fetcher", "restarts"), "restarts of the fetcher"),
         (("cache", "faults"), "faults of the cache disk"),

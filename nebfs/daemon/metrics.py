@@ -47,6 +47,8 @@ FAMILIES: tuple[Family, ...] = (
            "from the cache, or after having waited.", ("answered",)),
     Family("nebfs_read_bytes_total", COUNTER, "Bytes of images that were read."),
     Family("nebfs_read_errors_total", COUNTER, "Reads of images that failed."),
+    Family("nebfs_damaged_images_total", COUNTER, "Images that were found to be something else "
+           "than what was published, or damaged."),
     Family("nebfs_slow_operations_total", COUNTER, "Opens, listings and reads that took longer "
            "than the setting slow_operations."),
     Family("nebfs_open_files", GAUGE, "Files and directories that are open."),
@@ -179,6 +181,7 @@ def _of_the_house(house: House, status: Status, tell: Tell) -> None:
     tell("reads_total", counters.cold_reads, "waited")
     tell("read_bytes_total", counters.bytes_read)
     tell("read_errors_total", counters.errors)
+    tell("damaged_images_total", counters.damaged)
     tell("slow_operations_total", house.operations.slow.counted)
     tell("open_files", house.operations.open_files)
     tell("open_objects", house.library.open_objects)

@@ -210,6 +210,7 @@ def _furnish(
     memory = store if isinstance(store, MemoryStore) else MemoryStore()
 
     def damaged(content: Content) -> None:
+        operations.counters.damaged += 1
         tree.damaged(operations.nodes_of(content))
 
     def seen(content: Content, revision: Revision, inside: Inside) -> None:

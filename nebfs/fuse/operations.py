@@ -91,6 +91,8 @@ class Counters:
     bytes_read: int = 0
     errors: int = 0
     opens: int = 0
+    damaged: int = 0
+    """Images that were found to be something else than what was published, or damaged."""
 
     @property
     def reads(self) -> int:
