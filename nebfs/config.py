@@ -16,9 +16,16 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -149,9 +156,10 @@ class Settings(BaseSettings):
     # How the tree looks to the kernel
     allow_other: bool = False
     """Other users of this machine (and QEMU, which runs as its own) may enter the mount."""
-    others: Literal["all", "modes"] = "all"
-    """What they may open with allow_other: all that the session of the mount may, or what owner,
-    group and permissions of each image say in OpenNebula; see docs/users.md."""
+    others: Literal["all", "modes", "sessions"] = "all"
+    """What they may open with allow_other: all that the session of the mount may; what owner, group
+    and permissions of each image say in OpenNebula; or what each one's own session may, and see no
+    more than that; see docs/users.md."""
     uid: int | None = Field(default=None, ge=0, lt=2**32 - 1)
     """Owner of everything that is shown; None: the user who mounts."""
     gid: int | None = Field(default=None, ge=0, lt=2**32 - 1)
@@ -159,7 +167,8 @@ class Settings(BaseSettings):
     umask: Umask = Field(default=0o022, validate_default=False)
     """Permission bits that are taken away, written in octal."""
     users: Users = Users()
-    """Who users and groups of OpenNebula are on this machine, for ``others = "modes"``."""
+    """Which users of OpenNebula and of this machine belong together, for ``others = "modes"`` and
+    ``"sessions"``."""
 
     @property
     def datastore_paths(self) -> dict[str, str]:
@@ -186,14 +195,16 @@ class Settings(BaseSettings):
     @field_validator("others")
     @classmethod
     def _has_others(cls, value: str, info: ValidationInfo) -> str:
-        if value == "modes" and not info.data.get("allow_other"):
+        if value == "all":
+            return value
+        if not info.data.get("allow_other"):
             raise ValueError(
-                "modes says what others may open, and without allow_other nobody else may enter: "
-                "add allow_other, or leave others out"
+                f"{value} says what others may open, and without allow_other nobody else may "
+                "enter: add allow_other, or leave others out"
             )
-        if value == "modes" and info.data.get("marketplaces"):
+        if info.data.get("marketplaces"):
             raise ValueError(
-                "modes is for a cloud: what public marketplaces offer belongs to nobody, and is "
+                f"{value} is for a cloud: what public marketplaces offer belongs to nobody, and is "
                 "open to all"
             )
         return value
@@ -201,9 +212,26 @@ class Settings(BaseSettings):
     @field_validator("users")
     @classmethod
     def _counts(cls, value: Users, info: ValidationInfo) -> Users:
-        if (value.uids or value.gids) and info.data.get("others") == "all":
-            raise ValueError('it counts with others = "modes" only, which is not set')
+        others = info.data.get("others")
+        if others in {"all", "sessions"} and (value.uids or value.gids):
+            raise ValueError(
+                f'uids and gids count with others = "modes" only, and it is "{others}"'
+            )
+        if others in {"all", "modes"} and (value.sessions or value.home_sessions):
+            raise ValueError(
+                'sessions and home_sessions count with others = "sessions" only, and it is '
+                f'"{others}"'
+            )
         return value
+
+    @model_validator(mode="after")
+    def _somebody_has_a_session(self) -> Self:
+        if self.others == "sessions" and not (self.users.sessions or self.users.home_sessions):
+            raise ValueError(
+                "others: with sessions everybody needs one, and nobody has: name them in the table "
+                "[users.sessions], or set users.home_sessions"
+            )
+        return self
 
     @field_validator("log_level", mode="before")
     @classmethod

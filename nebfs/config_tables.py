@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from nebfs.config_kinds import LocalGroup, LocalUser, ReadableFile
+from nebfs.config_kinds import LocalGroup, LocalUser, Place, ReadableFile, as_user
 
 _SFTP = re.compile(r"sftp://([\w.$-]+@)?(\[[0-9A-Fa-f:.%]+\]|[\w.-]+)(:[0-9]+)?/[^?#]*", re.ASCII)
 
@@ -121,7 +121,7 @@ class Datastores(BaseModel):
 
 
 class Users(BaseModel):
-    """The table ``[users]``: who users and groups of OpenNebula are on this machine."""
+    """The table ``[users]``: which users of OpenNebula and of this machine belong together."""
 
     model_config = TABLE
 
@@ -130,6 +130,27 @@ class Users(BaseModel):
     is not there owns nothing here."""
     gids: dict[str, LocalGroup] = Field(default_factory=dict)
     """``[users.gids]``: a group of OpenNebula = the group of this machine, by name or number."""
+    sessions: dict[LocalUser, Place] = Field(default_factory=dict)
+    """``[users.sessions]``: a user of this machine, by name or number = the file with his session,
+    ``user:password`` or ``user:token``, which nobody else may read but who runs nebfs."""
+    home_sessions: bool = False
+    """Whoever is not in ``[users.sessions]`` may have his session in ~/.one/one_auth, a file of his
+    own."""
+
+    @field_validator("sessions", mode="before")
+    @classmethod
+    def _one_each(cls, sessions: object) -> object:
+        if not isinstance(sessions, dict):
+            return sessions
+        named: dict[int, object] = {}
+        for name in sessions:
+            uid = as_user(name)
+            if uid == 0:
+                raise ValueError("root sees what the mount's own session may, and needs none here")
+            if uid in named:
+                raise ValueError(f"{named[uid]!r} and {name!r} are the same user of this machine")
+            named[uid] = name
+        return sessions
 
 
 class CephPlace(BaseModel):

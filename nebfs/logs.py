@@ -31,7 +31,7 @@ REMEMBERED = 512
 REPEATED = frozenset({"warning", "error", "exception", "critical"})
 PLACE = (
     *("place", "marketplace", "datastore", "source", "url", "endpoint", "host", "directory"),
-    *("kind", "name", "driver", "operation", "method", "errno"),
+    *("kind", "name", "driver", "operation", "method", "errno", "uid"),
 )
 """Facts that say where it happened; with the event they are what makes two failures the same."""
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}

@@ -5,7 +5,8 @@ place's driver; ``keeping`` says what stays of a place that failed), comparing t
 keeping one on disk (``saved``) and its life: start, refresh, what happens when the front-end is
 away or turns us out (``catalog``). ``homes`` finds every object its place, ``together`` asks
 several questions at once. ``openings`` asks for the files of a single app or backup where lists do
-not tell them.
+not tell them. ``lists`` has the questions to the front-end that tell what a session may use;
+``usable`` and ``callers`` ask them about other users of this machine, each with his own session.
 
 What does not: the front-end's protocol (opennebula's), where bytes are (the drivers'), names and
 directories (the tree's).
@@ -19,14 +20,18 @@ are plain functions, called on the event loop one after the other with whole sna
 writing and reading snapshots happens in worker threads.
 """
 
+from nebfs.catalog.callers import Callers
 from nebfs.catalog.catalog import Catalog, Documents
 from nebfs.catalog.compare import changed_places, differs
+from nebfs.catalog.lists import FrontEnd
 from nebfs.catalog.openings import Backups, Keeping, Openings
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
-from nebfs.catalog.survey import FrontEnd, Surveyor
+from nebfs.catalog.survey import Surveyor
+from nebfs.catalog.usable import Usable, usable_by
 
 __all__ = [
     "Backups",
+    "Callers",
     "Catalog",
     "CloudSnapshot",
     "DatastoreListing",
@@ -36,6 +41,8 @@ __all__ = [
     "MarketplaceListing",
     "Openings",
     "Surveyor",
+    "Usable",
     "changed_places",
     "differs",
+    "usable_by",
 ]

@@ -10,18 +10,18 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 import trio
 
 from nebfs.catalog.homes import apps_by_marketplace, images_by_datastore, marketplaces_at
 from nebfs.catalog.keeping import kept_holdings, kept_offers, kept_parked
+from nebfs.catalog.lists import Failed, FrontEnd, Lists, lists_of
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
-from nebfs.catalog.together import together
 from nebfs.datastores import DatastoreDriver, SystemDatastore
 from nebfs.ending import pass_on
-from nebfs.errors import NebfsError, Refused
+from nebfs.errors import NebfsError
 from nebfs.marketplaces import MarketplaceDriver
 from nebfs.marketplaces.record import is_template
 from nebfs.model import (
@@ -34,70 +34,14 @@ from nebfs.model import (
     Offer,
     Parked,
     Trouble,
-    User,
     VirtualMachine,
-    Zone,
     without_credentials,
 )
-from nebfs.opennebula import app_homes, image_homes
 from nebfs.units import format_duration
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
-
-
-class FrontEnd(Protocol):
-    """What a survey asks of a front-end; ``opennebula.FrontEnd`` is one.
-
-    Each raises Refused when the session is not accepted, or another NebfsError.
-    """
-
-    async def version(self) -> str:
-        """Return OpenNebula's version."""
-        ...
-
-    async def user(self) -> User:
-        """Return the user of the session."""
-        ...
-
-    async def zones(self) -> tuple[Zone, ...]:
-        """Return the zones of the federation."""
-        ...
-
-    async def marketplaces(self) -> tuple[Marketplace, ...]:
-        """Return the marketplaces that the session may use."""
-        ...
-
-    async def apps(self, known_ids: Mapping[int, int]) -> tuple[App, ...]:
-        """Return the apps that the session may use. `known_ids`: app -> its marketplace."""
-        ...
-
-    async def datastores(self) -> tuple[Datastore, ...]:
-        """Return the datastores that the session may use."""
-        ...
-
-    async def images(self, known_ids: Mapping[int, int]) -> tuple[Image, ...]:
-        """Return the images that the session may use. `known_ids`: image -> its datastore."""
-        ...
-
-    async def machines(self) -> tuple[VirtualMachine, ...]:
-        """Return the VMs that the session may use and that are at rest."""
-        ...
-
-
-@dataclass(slots=True)
-class _Lists:
-    """What the front-end has answered."""
-
-    version: str = ""
-    user: User | None = None
-    zones: tuple[Zone, ...] = ()
-    marketplaces: tuple[Marketplace, ...] = ()
-    apps: tuple[App, ...] = ()
-    datastores: tuple[Datastore, ...] = ()
-    images: tuple[Image, ...] = ()
-    machines: tuple[VirtualMachine, ...] | _Failed = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +66,7 @@ class Surveyor:
 
         Raises what the front-end raises; places that fail are a part of the snapshot.
         """
-        lists = await _lists(front_end, machines=self.system is not None)
+        lists = await lists_of(front_end, machines=self.system is not None)
         return await self._places(
             without_credentials(source),
             previous,
@@ -136,13 +80,13 @@ class Surveyor:
         """Survey the public marketplaces at `urls`, without a front-end. Raises nothing."""
         source = " ".join(without_credentials(url) for url in urls)
         homes = [(marketplace, None) for marketplace in marketplaces_at(urls)]
-        return await self._places(source, previous, _Lists(), homes)
+        return await self._places(source, previous, Lists(), homes)
 
     async def _places(
         self,
         source: str,
         previous: CloudSnapshot | None,
-        lists: _Lists,
+        lists: Lists,
         homes: Sequence[tuple[Marketplace, list[App] | None]],
     ) -> CloudSnapshot:
         if previous is not None and previous.source != source:
@@ -187,7 +131,7 @@ class Surveyor:
             return await self.marketplace_driver(place.driver, version).offers(place, apps)
 
         answer = await self._asked(ask, "marketplace", place.name, old.trouble)
-        if isinstance(answer, _Failed):
+        if isinstance(answer, Failed):
             offers = kept_offers(apps, old.offers, answer.reason)
             return MarketplaceListing(place, offers, old.as_of, answer.reason)
         return MarketplaceListing(place, answer, self.now())
@@ -199,7 +143,7 @@ class Surveyor:
             return await self.datastore_driver(place.driver).holdings(place, images)
 
         answer = await self._asked(ask, "datastore", place.name, old.trouble)
-        if isinstance(answer, _Failed):
+        if isinstance(answer, Failed):
             holdings = kept_holdings(place, images, old.holdings, answer.reason)
             return DatastoreListing(place, holdings, old.as_of, answer.reason)
         answer = tuple(map(_marked, answer))
@@ -209,7 +153,7 @@ class Surveyor:
         self,
         system: SystemDatastore,
         stores: dict[int, DatastoreListing],
-        machines: tuple[VirtualMachine, ...] | _Failed,
+        machines: tuple[VirtualMachine, ...] | Failed,
         old_stores: Mapping[int, DatastoreListing],
     ) -> None:
         """Put the disks of VMs at rest into the listings of their system datastores.
@@ -221,8 +165,8 @@ class Surveyor:
         async def one(listing: DatastoreListing) -> None:
             place = listing.datastore
             old = old_stores.get(place.id, DatastoreListing(place))
-            answer: tuple[Parked, ...] | _Failed
-            if isinstance(machines, _Failed):
+            answer: tuple[Parked, ...] | Failed
+            if isinstance(machines, Failed):
                 answer, known = machines, None
             else:
                 known = [machine for machine in machines if machine.datastore_id == place.id]
@@ -231,7 +175,7 @@ class Surveyor:
                     return await system.parked(place, known or (), images)
 
                 answer = await self._asked(ask, "datastore", place.name, old.trouble)
-            if isinstance(answer, _Failed):
+            if isinstance(answer, Failed):
                 kept = kept_parked(known, old.parked, answer.reason)
                 stores[place.id] = DatastoreListing(
                     place, (), old.as_of, answer.reason, parked=kept
@@ -246,7 +190,7 @@ class Surveyor:
 
     async def _asked(
         self, ask: Callable[[], Awaitable[T]], kind: str, name: str, known_trouble: str
-    ) -> T | _Failed:
+    ) -> T | Failed:
         """Return the answer of one place, or why there is none. Logs when that changes."""
         try:
             with trio.fail_after(self.place_timeout):
@@ -266,7 +210,7 @@ class Surveyor:
             return answer
         if reason != known_trouble:
             log.warning("place.failed", kind=kind, name=name, reason=reason)
-        return _Failed(reason)
+        return Failed(reason)
 
 
 def _marked(holding: Holding) -> Holding:
@@ -275,13 +219,6 @@ def _marked(holding: Holding) -> Holding:
     if content is None or not holding.image.persistent or content.volatile:
         return holding
     return replace(holding, content=replace(content, mutable=True))
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """Why a place gave no listing."""
-
-    reason: str
 
 
 _DISABLED = "the marketplace is disabled in OpenNebula"
@@ -294,47 +231,3 @@ def _of_disabled(apps: Sequence[App]) -> tuple[Offer, ...]:
         Offer(app, trouble=None if is_template(app) else refused)
         for app in sorted(apps, key=lambda app: app.id)
     )
-
-
-async def _lists(front_end: FrontEnd, *, machines: bool) -> _Lists:
-    """Return all of the front-end's lists. Raises what the front-end raises; but that it does not
-    tell its VMs, if `machines` are wanted, is a trouble of system datastores only.
-    """
-    lists = _Lists()
-
-    async def version() -> None:
-        lists.version = await front_end.version()
-
-    async def user() -> None:
-        lists.user = await front_end.user()
-
-    async def zones() -> None:
-        lists.zones = await front_end.zones()
-
-    async def marketplaces() -> None:
-        lists.marketplaces = await front_end.marketplaces()
-
-    async def datastores() -> None:
-        lists.datastores = await front_end.datastores()
-
-    async def apps() -> None:
-        lists.apps = await front_end.apps(app_homes(lists.marketplaces))
-
-    async def images() -> None:
-        lists.images = await front_end.images(image_homes(lists.datastores))
-
-    await together(version, user, zones, marketplaces, datastores)
-
-    async def virtual_machines() -> None:
-        if not machines:
-            return
-        try:
-            lists.machines = await front_end.machines()
-        except Refused:
-            raise
-        except NebfsError as exc:
-            lists.machines = _Failed(f"the front-end does not tell its VMs: {exc}")
-
-    # These need to know which ids to expect, in case a list cannot be sent as a whole.
-    await together(apps, images, virtual_machines)
-    return lists

@@ -27,9 +27,21 @@ def details(answer: Mapping[str, object]) -> Iterator[RenderableType]:
     under_way = f"{number(answer, 'fetcher', 'in_flight'):.0f} requests under way"
     yield _fact("open", f"{opened}, {under_way}")
     yield _fact("errors", ", ".join(_errors(answer)) or "none")
+    callers = answer.get("callers")
+    if isinstance(callers, list):
+        yield _fact("users", _callers([one for one in callers if isinstance(one, dict)]))
     places = places_in(answer)
     if places:
         yield _table(places)
+
+
+def _callers(callers: list[Mapping[str, object]]) -> str:
+    if not callers:
+        return "nobody else came yet"
+    oldest = format_duration(max(0.0, *(number(one, "age") for one in callers)))
+    text = f"{len(callers)} known by their own sessions, asked about within {oldest}"
+    troubled = sum(bool(one.get("trouble")) for one in callers)
+    return text + (f"; no newer answer about {troubled}" if troubled else "")
 
 
 BYPASSED = "the cache directory cannot be used, and nothing is kept"

@@ -40,6 +40,7 @@ EXAMPLES = {
     "log_file": '"/var/log/nebfs.log"',
     "mountpoint": '"/mnt/one"',
     "users.gids": 'research = "research"',
+    "users.sessions": 'alice = "/etc/nebfs/sessions/alice"',
     "users.uids": 'oneadmin = "oneadmin"',
     "ceph.datastores": 'NAME.user = "libvirt"',
     "datastores.mappings": 'storpool = "file:///dev/storpool/{source_base}"',

@@ -7,11 +7,12 @@ Where the settings name no file, the credential ``nebfs.auth`` that systemd hand
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 from nebfs.config import Settings
 from nebfs.errors import UserError
-from nebfs.opennebula import Session, find_session
+from nebfs.opennebula import Session, find_session, given_session, own_session
 
 CREDENTIAL = "nebfs.auth"
 
@@ -33,6 +34,22 @@ def renewed(settings: Settings, known: Session) -> Session:
             f"unmount, and mount again"
         )
     return found
+
+
+def session_of_user(settings: Settings, uid: int) -> Session:
+    """Read the session of a user of this machine, for ``others = "sessions"``. Blocking: his home
+    may be far away. Raises UserError with the reason.
+    """
+    named = settings.users.sessions.get(uid)
+    if named is not None:
+        return given_session(named, uid, {0, os.geteuid()})
+    if not settings.users.home_sessions:
+        raise UserError(f"user {uid} is not in the table [users.sessions]")
+    try:
+        home = pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        raise UserError(f"user {uid} is not known to this machine, and has no home") from None
+    return own_session(Path(home), uid)
 
 
 def _handed_over() -> Path | None:

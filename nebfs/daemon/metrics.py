@@ -54,6 +54,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("nebfs_open_files", GAUGE, "Files and directories that are open."),
     Family("nebfs_open_objects", GAUGE, "Files of places that are open; images can share them."),
     Family("nebfs_inodes", GAUGE, "Files and directories that the kernel may ask about."),
+    Family("nebfs_callers", GAUGE, "Other users of the machine of whom it is known what they may "
+           "see; with others = \"sessions\" only."),
+    Family("nebfs_callers_age_seconds", GAUGE, "Time since the front-end was last asked about one "
+           "of them, of the one for whom it is longest ago."),
     Family("nebfs_cache_limit_bytes", GAUGE, "Bytes that the store may take. The store memory is "
            "used while the cache's disk cannot be.", ("store",)),
     Family("nebfs_cache_used_bytes", GAUGE, "Bytes that the store takes.", ("store",)),
@@ -186,6 +190,10 @@ def _of_the_house(house: House, status: Status, tell: Tell) -> None:
     tell("open_files", house.operations.open_files)
     tell("open_objects", house.library.open_objects)
     tell("inodes", len(house.tree.inodes))
+    if house.callers is not None:
+        callers = house.callers.facts()
+        tell("callers", len(callers))
+        tell("callers_age_seconds", max((one.age for one in callers), default=None))
     tell("fetched_bytes_total", fetcher.fetched_bytes)
     tell("fetcher_requests", fetcher.in_flight)
     tell("fetcher_restarts_total", fetcher.restarts)

@@ -33,6 +33,9 @@ class Status:
         * ``trouble`` (text): what is wrong with the whole, such as refused credentials, or empty;
         * ``rates``: ``served`` and ``fetched`` (bytes per second) and ``hit_rate`` (0 to 1, or
           null) over the last seconds, or empty; on the control socket alone;
+        * ``callers``: with ``others = "sessions"`` the other users of this machine of whom it is
+          known what they may see: a list of ``{"uid", "user": text (in OpenNebula), "age": seconds
+          since the front-end said so, "trouble": text}``; else null;
         * ``cache``: ``{"used": bytes, "limit": bytes, "hits": int, "misses": int}`` and more.
         """
         house = self._house
@@ -65,6 +68,7 @@ class Status:
             "open_files": house.operations.open_files,
             "open_objects": house.library.open_objects,
             "inodes": len(house.tree.inodes),
+            "callers": _callers(house),
         }
 
     @property
@@ -105,6 +109,10 @@ class Status:
             _place("marketplace", m.marketplace.name, m, len(m.offers))
             for m in snapshot.marketplaces
         ] + [_place("datastore", d.datastore.name, d, len(d.holdings)) for d in snapshot.datastores]
+
+
+def _callers(house: House) -> list[dict[str, object]] | None:
+    return None if house.callers is None else [asdict(one) for one in house.callers.facts()]
 
 
 def _place(

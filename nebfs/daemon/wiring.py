@@ -18,11 +18,20 @@ import trio
 
 from nebfs import marketplaces
 from nebfs.blocks import DiskStore, Documents, MemoryStore, Store
-from nebfs.catalog import Backups, Catalog, CloudSnapshot, Keeping, Openings, Surveyor
+from nebfs.catalog import (
+    Backups,
+    Callers,
+    Catalog,
+    CloudSnapshot,
+    Keeping,
+    Openings,
+    Surveyor,
+)
 from nebfs.config import Settings
 from nebfs.content import Library, LibrarySettings, Prober
 from nebfs.content.disks import Inside
 from nebfs.content.profiling import Shelf
+from nebfs.daemon.callers import callers_of, with_callers
 from nebfs.daemon.credentials import session_of
 from nebfs.daemon.lasting import lasting
 from nebfs.daemon.pins import Pins
@@ -79,6 +88,8 @@ class House:
     _status: list[Callable[[], bytes]]
     caller: Caller | None = None
     """Who asks the front-end; None without a cloud."""
+    callers: Callers | None = None
+    """What other users may see, if each sees with his own session."""
 
     def show_status(self, make: Callable[[], bytes]) -> None:
         """Have .nebfs/status.json made by `make`."""
@@ -96,8 +107,9 @@ async def built(settings: Settings) -> AsyncIterator[House]:
         async with open_fetcher(fetcher_settings(settings)) as fetcher:
             drivers = _datastore_drivers(settings, fetcher)
             source, survey, identity, caller = _survey(settings, fetcher, drivers)
+            callers = callers_of(settings, caller)
             catalog = Catalog(
-                survey,
+                with_callers(survey, callers),
                 documents,
                 interval=settings.refresh_interval,
                 # The front-end's lists, and after them the places', each in parallel.
@@ -133,11 +145,14 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                 house = _furnish(
                     *(settings, source, store, fetcher, catalog, prober, openings, backups),
                     Shelf(documents) if kept else None,
+                    callers,
                     nursery,
                 )
                 house.caller = caller
                 house.pins = Pins(store, documents)
                 await house.pins.load()
+                if callers is not None:
+                    await nursery.start(callers.run)
                 if isinstance(store, DiskStore):
                     nursery.start_soon(lasting, store.measure)
                 for keeper in (prober, openings, backups, catalog, house.operations.slow):
@@ -193,6 +208,7 @@ def _furnish(
     openings: Openings,
     backups: Backups,
     profiles: Shelf | None,
+    callers: Callers | None,
     nursery: trio.Nursery,
 ) -> House:
     status: list[Callable[[], bytes]] = [lambda: b"{}\n"]
@@ -252,6 +268,7 @@ def _furnish(
             umask=settings.umask,
             slow=settings.slow_operations,
             rights=rights,
+            callers=callers,
         ),
     )
 
@@ -275,6 +292,7 @@ def _furnish(
         operations,
         nursery,
         status,
+        callers=callers,
     )
 
 

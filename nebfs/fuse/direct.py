@@ -39,8 +39,8 @@ _INTERRUPT: Final = 36
 _BATCH_FORGET: Final = 42
 _READDIRPLUS: Final = 44
 
-_IN = struct.Struct("<IIQQ16x")
-"""fuse_in_header: length, opcode, unique, inode; and the rest of its 40 bytes."""
+_IN = struct.Struct("<IIQQI12x")
+"""fuse_in_header: length, opcode, unique, inode, uid; and the rest of its 40 bytes."""
 _READ_IN = struct.Struct("<QQI")
 """fuse_read_in, its beginning: file handle, offset, size."""
 _KSTATFS = struct.Struct("<QQQQQIIII24x")
@@ -94,8 +94,10 @@ class Reads(Protocol):
     unit: int
     """Bytes of a block, as `capacity` counts them."""
 
-    def capacity(self, inode: int) -> tuple[int, int, int, int]:
-        """Return blocks, free blocks, files and the longest name's bytes, where `inode` is."""
+    async def capacity(self, inode: int, uid: int) -> tuple[int, int, int, int]:
+        """Return blocks, free blocks, files and the longest name's bytes, where `inode` is and as
+        `uid` sees it.
+        """
         ...
 
 
@@ -182,7 +184,7 @@ class DirectReads:
                     raise
                 else:
                     taken += 1
-                    _, opcode, unique, inode = _IN.unpack_from(buffer)
+                    _, opcode, unique, inode, uid = _IN.unpack_from(buffer)
                     if opcode == _READ:
                         fh, offset, size = _READ_IN.unpack_from(buffer, _IN.size)
                         if size <= SHORT:
@@ -192,7 +194,7 @@ class DirectReads:
                         else:
                             put_off.append((unique, fh, offset, size))
                     elif opcode == _STATFS:
-                        self._statfs(unique, inode)
+                        nursery.start_soon(self._statfs, unique, inode, uid)
                     else:
                         await self._pass_on(opcode, buffer[:count])
                         now = clock()
@@ -222,17 +224,18 @@ class DirectReads:
         else:
             self._answer(unique, 0, view)
 
-    def _statfs(self, unique: int, inode: int) -> None:
+    async def _statfs(self, unique: int, inode: int, uid: int) -> None:
         """Answer here, as pyfuse3 does not pass on which inode it is about."""
         try:
-            blocks, free, files, longest = self._reads.capacity(inode)
-            unit = self._reads.unit
-            facts = _KSTATFS.pack(blocks, free, free, files, 0, unit, longest, unit, 0)
-        except BaseException as exc:  # noqa: BLE001 - nothing is awaited
-            tell("statfs", exc)
-            self._answer(unique, number_of(exc), b"")
-        else:
-            self._answer(unique, 0, facts)
+            self._answer(unique, 0, await self._facts_guarded(inode, uid))
+        except pyfuse3.FUSEError as exc:
+            self._answer(unique, exc.errno, b"")
+
+    @guarded
+    async def _facts_guarded(self, inode: int, uid: int) -> bytes:
+        blocks, free, files, longest = await self._reads.capacity(inode, uid)
+        unit = self._reads.unit
+        return _KSTATFS.pack(blocks, free, free, files, 0, unit, longest, unit, 0)
 
     async def _read_cold(self, unique: int, fh: int, offset: int, size: int) -> None:
         data: memoryview | bytes = b""

@@ -1,7 +1,5 @@
 """pyfuse3's handlers: the kernel's requests in terms of the tree and of open images."""
 
-# ruff: noqa: ARG002 - the signatures are pyfuse3's; who asks does not matter here
-
 from __future__ import annotations
 
 import errno
@@ -9,26 +7,29 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn, cast
+from typing import NoReturn, Protocol, cast
 
 import pyfuse3
 import structlog
 import trio
 
+from nebfs.catalog.usable import Usable
 from nebfs.content import Library, Prober, Reader
 from nebfs.content.beneath import OpenFile
 from nebfs.content.layers.here import TRANSPORTS
 from nebfs.content.library import object_key
 from nebfs.content.profiling import lineage
-from nebfs.errors import Changed, Damaged, NebfsError, TimedOut, Unreachable
+from nebfs.errors import Changed, Damaged, Missing, NebfsError, TimedOut, Unreachable
 from nebfs.fuse.guard import guarded, silenced, tell
 from nebfs.fuse.slow import Slow, facts_of, facts_of_directory
 from nebfs.model import Content
 from nebfs.tree import ContentFile, Directory, Document, Link, Node, Tree
-from nebfs.tree.hostdir import HostDirectory, HostFile, HostLink
+from nebfs.tree.hostdir import Entries, HostDirectory, HostFile, HostLink
 from nebfs.tree.inodes import ROOT
-from nebfs.tree.nodes import StatusDocument
+from nebfs.tree.links import everything
+from nebfs.tree.nodes import AppLink, StatusDocument
 from nebfs.tree.rights import Rights
+from nebfs.tree.sight import Sight
 
 log = structlog.get_logger()
 
@@ -40,6 +41,14 @@ BLOCK = 4096
 
 NAME_MAX = 255
 """Bytes of a name, as statfs tells it. The kernel asks for names of up to 1024."""
+
+
+class Callers(Protocol):
+    """Who knows what each user of this machine may use; ``catalog.Callers``."""
+
+    async def of(self, uid: int) -> Usable | None:
+        """Return what the user may use; None: everything. Raises NebfsError, in bounded time."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,8 @@ class OperationsSettings:
     slow: float = 5.0
     rights: Rights | None = None
     """What other users may open; None: everything."""
+    callers: Callers | None = None
+    """Each user sees what his own session may use; None: everybody sees everything."""
 
 
 @dataclass(slots=True)
@@ -80,6 +91,14 @@ class _Shared:
     """An open file of a directory that is shared with others, who may write to it."""
 
     file: OpenFile
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """An open directory, as who opened it sees it."""
+
+    entries: Sequence[tuple[str, Node]]
+    sight: Sight | None
 
 
 @dataclass(slots=True)
@@ -118,8 +137,10 @@ class Operations(pyfuse3.Operations):
         self._settings = settings
         self._next_fh = 1
         self._files: dict[int, _Disk | _Shared | _Text] = {}
-        self._lists: dict[int, Sequence[tuple[str, Node]]] = {}
+        self._lists: dict[int, _List] = {}
         self._held: dict[int, tuple[ContentFile, int]] = {}
+        self._inodes: dict[int, int] = {}
+        """Which inode a handle of a file is of."""
         self.counters = Counters()
         self.slow = Slow(settings.slow)
 
@@ -141,7 +162,34 @@ class Operations(pyfuse3.Operations):
         held = self._held.get(node.ino)
         return held[0] if held is not None else self._tree.inodes.now(node)
 
-    def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
+    async def _sight(self, uid: int) -> Sight | None:
+        """Return what a user sees; None: everything. Why he sees nothing is logged where it is
+        found out: here it would be at each of his calls.
+        """
+        callers = self._settings.callers
+        if callers is None:
+            return None
+        try:
+            usable = await callers.of(uid)
+        except NebfsError as exc:
+            raise pyfuse3.FUSEError(exc.errno) from exc
+        return None if usable is None else Sight(usable)
+
+    async def _seen(self, node: Node, ctx: pyfuse3.RequestContext) -> Sight | None:
+        """Return what the user sees who asks about `node`, if he sees that; else raises Missing.
+
+        Whoever asks may know the number from another's walk, or from before he lost a right. The
+        root is seen by all: what is in it are no secrets, and it must be looked into by those who
+        have no session.
+        """
+        if node is self._tree.root:
+            return None
+        sight = await self._sight(ctx.uid)
+        if sight is not None and not sight.shows(node):
+            raise Missing("no such entry", name=node.name)
+        return sight
+
+    def _attributes(self, node: Node, sight: Sight | None = None) -> pyfuse3.EntryAttributes:
         node = self._shown(node)
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = node.ino
@@ -156,18 +204,29 @@ class Operations(pyfuse3.Operations):
         entry.st_size = node.size
         entry.st_blksize = BLOCK
         entry.st_blocks = -(-node.allocated // 512)
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = int(node.mtime * 1e9)
+        mtime = node.mtime
         entry.entry_timeout = entry.attr_timeout = node.timeout
+        if self._settings.callers is not None:
+            # The kernel's answers are for all users alike, so it must ask for each name again. That
+            # a file's attributes are kept tells nobody anything: its name was asked before.
+            entry.entry_timeout = 0.0
+            if isinstance(node, (Directory, Link)):
+                entry.attr_timeout = 0.0
+        if sight is not None:
+            mtime = sight.dated(node)
+            if isinstance(node, AppLink):
+                entry.st_size = len(os.fsencode(self._tree.target_for(node, sight.may_use)))
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = int(mtime * 1e9)
         if isinstance(node, HostFile):
             entry.st_rdev = node.facts.rdev
         return entry
 
-    def _listed(self, node: Node) -> pyfuse3.EntryAttributes:
+    def _listed(self, node: Node, sight: Sight | None) -> pyfuse3.EntryAttributes:
         """Return a node's attributes for a list. What one entry cannot tell costs it its size and
         its permissions, and the others nothing.
         """
         try:
-            return self._attributes(node)
+            return self._attributes(node, sight)
         except BaseException as exc:  # noqa: BLE001 - nothing is awaited
             tell("readdir", exc)
             entry = pyfuse3.EntryAttributes()
@@ -181,6 +240,7 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         """Find a name in a directory."""
         directory = self._directory(parent_inode)
+        await self._seen(directory, ctx)
         if len(name) > NAME_MAX:
             raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
         text = os.fsdecode(name)
@@ -190,8 +250,11 @@ class Operations(pyfuse3.Operations):
             node = directory.parent or directory
         else:
             node = await self._tree.lookup(directory, text)
+        sight = None
+        if directory is not self._tree.root:
+            sight = await self._seen(node, ctx)  # a right may have been lost meanwhile
         self._tree.inodes.seen(node.ino)
-        return self._attributes(node)
+        return self._attributes(node, sight)
 
     @silenced
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -203,16 +266,26 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Return an inode's attributes."""
         node = self._tree.inodes.node(inode)
+        try:
+            sight = await self._seen(node, ctx)
+        except Missing:
+            # A file that is open stays open, and whoever reads it asks how long it is.
+            if inode not in self._inodes.values():
+                raise
+            sight = None
         if isinstance(node, (HostDirectory, HostFile, HostLink)):
             await self._tree.hosts.refresh(node)
-        return self._attributes(node)
+        return self._attributes(node, sight)
 
     @guarded
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
         """Return a link's target."""
         node = self._tree.inodes.node(inode)
+        sight = await self._seen(node, ctx)
         if not isinstance(node, Link):
             raise pyfuse3.FUSEError(errno.EINVAL)
+        if sight is not None and isinstance(node, AppLink):
+            return os.fsencode(self._tree.target_for(node, sight.may_use))
         if isinstance(node, HostLink):
             return os.fsencode(await self._tree.hosts.target(node))
         return os.fsencode(node.target)
@@ -221,6 +294,7 @@ class Operations(pyfuse3.Operations):
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
         """Say whether access(2) is granted, where `default_permissions` leaves it to us."""
         node = self._tree.inodes.node(inode)
+        await self._seen(node, ctx)
         if mode & os.W_OK:
             raise pyfuse3.FUSEError(errno.EROFS)
         return not (mode & os.R_OK and not node.mode & 0o444)
@@ -231,23 +305,29 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """Open a directory: what it holds now is what this handle will list."""
         directory = self._directory(inode)
+        await self._seen(directory, ctx)
         listing = await self.slow.watched(
             "listing", self._tree.listing(directory), lambda: facts_of_directory(directory)
         )
+        sight = await self._seen(directory, ctx)
+        if sight is not None and not isinstance(listing, Entries):
+            listing = sight.among(listing)
         fh = self._next_fh
         self._next_fh += 1
-        self._lists[fh] = listing
+        self._lists[fh] = _List(listing, sight)
         return fh
 
     @guarded
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """List a directory from entry `start_id` on, attributes included."""
-        entries = self._lists[fh]
+        entries, sight = self._lists[fh].entries, self._lists[fh].sight
         for number in range(start_id, len(entries)):
             name, node = entries[number]
             if node.passing:
                 self._tree.inodes.enter(node)
-            if not pyfuse3.readdir_reply(token, os.fsencode(name), self._listed(node), number + 1):
+            if not pyfuse3.readdir_reply(
+                token, os.fsencode(name), self._listed(node, sight), number + 1
+            ):
                 if node.passing:
                     self._tree.inodes.leave(node)
                 break
@@ -269,15 +349,18 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.EROFS)
         node = self._tree.inodes.node(inode)
         self._tree.check_allowed(node)
+        await self._seen(node, ctx)
         fh = self._next_fh
         self._next_fh += 1
         if isinstance(node, Document):
             data = node.make() if isinstance(node, StatusDocument) else node.data
             self._files[fh] = _Text(data)
+            self._inodes[fh] = inode
             live = isinstance(node, StatusDocument)
             return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), direct_io=live, keep_cache=not live)
         if isinstance(node, HostFile):
             self._files[fh] = _Shared(await self._tree.hosts.open(node))
+            self._inodes[fh] = inode
             return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), direct_io=True, keep_cache=False)
         if not isinstance(node, ContentFile):
             raise pyfuse3.FUSEError(errno.EISDIR)
@@ -287,6 +370,7 @@ class Operations(pyfuse3.Operations):
             )
         self._files[fh] = disk
         self._hold(disk.node, 1)
+        self._inodes[fh] = inode
         self.counters.opens += 1
         volatile = disk.node.content is not None and disk.node.content.volatile
         return pyfuse3.FileInfo(
@@ -418,6 +502,7 @@ class Operations(pyfuse3.Operations):
     @silenced
     async def release(self, fh: int) -> None:
         """Close a file. It has no answer that anybody sees, so it may not fail."""
+        self._inodes.pop(fh, None)
         match self._files.pop(fh, None):
             case _Shared(file=file):
                 file.close()
@@ -468,32 +553,44 @@ class Operations(pyfuse3.Operations):
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
         """List the names of an inode's extended attributes; the kernel allows links none."""
         node = self._tree.inodes.node(inode)
-        return [] if isinstance(node, Link) else [name.encode() for name in self._extended(node)]
+        sight = await self._seen(node, ctx)
+        if isinstance(node, Link) or (sight is not None and not sight.knows(node)):
+            return []
+        return [name.encode() for name in self._extended(node)]
 
     @guarded
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         """Return one extended attribute. Outside ``user.`` there are none, and never will be."""
         if not name.startswith(b"user."):
             raise pyfuse3.FUSEError(errno.ENOTSUP)
-        text = name.decode("utf-8", "replace")
-        value = self._extended(self._tree.inodes.node(inode)).get(text)
+        node = self._tree.inodes.node(inode)
+        sight = await self._seen(node, ctx)
+        value = None
+        if sight is None or sight.knows(node):
+            value = self._extended(node).get(name.decode("utf-8", "replace"))
         if value is None:
             raise pyfuse3.FUSEError(errno.ENODATA)
         return value.encode("utf-8", "replace")
 
-    def capacity(self, inode: int) -> tuple[int, int, int, int]:
+    async def capacity(self, inode: int, uid: int) -> tuple[int, int, int, int]:
         """Answer df(1): blocks of BLOCK bytes, those of them that are free, files, NAME_MAX. Of the
-        datastore that the inode is in, or of all together. See direct.py.
+        datastore that the inode is in, or of all together that `uid` may use. See direct.py.
         """
-        total, free = self._tree.capacity(inode)
-        return total // BLOCK, free // BLOCK, len(self._tree.inodes), NAME_MAX
+        sight = await self._sight(uid)
+        usable = everything if sight is None else sight.may_use
+        if sight is not None and inode != ROOT and not sight.shows(self._tree.inodes.node(inode)):
+            raise Missing("no such entry", ino=inode)
+        total, free = self._tree.capacity(inode, usable)
+        files = len(self._tree.inodes) if sight is None else 0
+        return total // BLOCK, free // BLOCK, files, NAME_MAX
 
     @guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         """Answer df(1) where direct.py does not: pyfuse3 does not tell us which inode is meant."""
         facts = pyfuse3.StatvfsData()
         facts.f_bsize = facts.f_frsize = BLOCK
-        facts.f_blocks, facts.f_bfree, facts.f_files, facts.f_namemax = self.capacity(ROOT)
+        found = await self.capacity(ROOT, ctx.uid)
+        facts.f_blocks, facts.f_bfree, facts.f_files, facts.f_namemax = found
         facts.f_bavail = facts.f_bfree
         facts.f_ffree = facts.f_favail = 0
         return facts

@@ -1,9 +1,10 @@
 """The front-end's own words: sessions, XML-RPC calls, and XML documents as model objects.
 
-What lives here: finding the session and the endpoint as OpenNebula's tools do (``session``), the
-XML-RPC codec (``xmlrpc``), OpenNebula's error codes as classes of the error tree (``failures``),
-calls with their limits (``rpc``), documents to nebfs.model (``document``, ``decode_*``), asking
-around objects that cannot be sent (``ranges``) and the listings themselves (``frontend``).
+What lives here: finding the session and the endpoint as OpenNebula's tools do (``session``),
+reading other users' sessions for them (``session_files``), the XML-RPC codec (``xmlrpc``),
+OpenNebula's error codes as classes of the error tree (``failures``), calls with their limits
+(``rpc``), documents to nebfs.model (``document``, ``decode_*``), asking around objects that cannot
+be sent (``ranges``) and the listings themselves (``frontend``).
 
 What does not: HTTP (the fetcher's), timers, snapshots and what to do while the front-end is away
 (the catalog's), and where an object's bytes are (marketplaces, datastores).
@@ -40,6 +41,7 @@ from nebfs.opennebula.failures import (
 from nebfs.opennebula.frontend import FrontEnd, app_homes, image_homes
 from nebfs.opennebula.rpc import Call, Caller, NotAnEndpoint
 from nebfs.opennebula.session import Session, find_endpoint, find_session, parse_session
+from nebfs.opennebula.session_files import given_session, own_session
 from nebfs.opennebula.xmlrpc import decode, encode
 
 __all__ = [
@@ -73,6 +75,8 @@ __all__ = [
     "encode",
     "find_endpoint",
     "find_session",
+    "given_session",
     "image_homes",
+    "own_session",
     "parse_session",
 ]

@@ -84,6 +84,12 @@ class Caller:
         """Use `session`, which has another secret, from the next call on."""
         self._session = session
 
+    def as_user(self, session: Session) -> Caller:
+        """Return who calls with another session, and takes his turns among ours."""
+        other = Caller(self._call, self._endpoint, session, timeout=self._timeout)
+        other._in_flight, other._decoding = self._in_flight, self._decoding
+        return other
+
     async def once(self, parse: Callable[[Value], T], method: str, *params: Parameter) -> T:
         """Return ``parse(answer)`` of one call; the session is put in front of `params`.
 

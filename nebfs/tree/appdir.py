@@ -24,7 +24,7 @@ from nebfs.model import App, AppType, Content, Offer, Template, Trouble
 from nebfs.tree import attributes
 from nebfs.tree.documents import checksums, documents
 from nebfs.tree.names import distinct, encode, with_extension
-from nebfs.tree.nodes import FOREVER, SOON, AppDirectory, ContentFile, Document, Link, Node
+from nebfs.tree.nodes import FOREVER, SOON, AppDirectory, AppLink, ContentFile, Document, Node
 from nebfs.tree.troubles import failure_of, trouble_of
 
 log = structlog.get_logger()
@@ -61,13 +61,16 @@ async def fill(
     for name, text in texts.items():
         if name not in entries:
             entries[name] = _document(offer, name, text)
-    for name, target in _links(offer, path_of).items():
+    for name, wanted in _links(offer).items():
         if name not in entries:
-            entries[name] = Link(
+            target = path_of(offer.app, wanted)
+            entries[name] = AppLink(
                 name=name,
                 key=("link", offer.app.id, name, target),
                 target=target,
                 mtime=float(offer.app.regtime),
+                app=offer.app,
+                wanted=wanted,
             )
     if offer.trouble is not None and not files:
         name = "".join(with_extension(directory.name, claimed(offer.app.format).extension))
@@ -190,8 +193,8 @@ _NAMES = {AppType.VMTEMPLATE: "DISK", AppType.SERVICE_TEMPLATE: "ROLE"}
 """In which attribute a template app names others."""
 
 
-def _links(offer: Offer, path_of: Callable[[App, str], str]) -> dict[str, str]:
-    """Return a link for each app that a template app names, in order; dangling ones included."""
+def _links(offer: Offer) -> dict[str, str]:
+    """Return the apps that a template app names, in order and by the names of their links."""
     if offer.app.type not in _NAMES:
         return {}
     named = [v for v in offer.app.template.all(_NAMES[offer.app.type]) if isinstance(v, Template)]
@@ -201,4 +204,4 @@ def _links(offer: Offer, path_of: Callable[[App, str], str]) -> dict[str, str]:
         if value.get("APP")
     ]
     names = distinct(wanted)
-    return {names[number]: path_of(offer.app, named[number].get("APP")) for number, _, _ in wanted}
+    return {names[number]: named[number].get("APP") for number, _, _ in wanted}

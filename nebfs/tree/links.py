@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from nebfs.catalog.snapshot import CloudSnapshot
-from nebfs.model import App, Datastore
+from nebfs.model import App, Datastore, Owned
 from nebfs.tree import places
 from nebfs.tree.names import encode
 from nebfs.tree.nodes import MarketplaceDirectory, Node
 from nebfs.units import MIB
 
 
+def everything(_: Owned) -> bool:
+    """Say that somebody may use it."""
+    return True
+
+
 def path_to(
-    app: App, name: str, snapshot: CloudSnapshot | None, marketplaces: Iterable[Node]
+    app: App,
+    name: str,
+    snapshot: CloudSnapshot | None,
+    marketplaces: Iterable[Node],
+    usable: Callable[[Owned], bool] = everything,
 ) -> str:
     """Return the path from `app`'s directory to the app called `name`.
 
-    As OpenNebula's own tools do, over all marketplaces, and the newest where names repeat; the
-    app's own marketplace comes first. A name that nobody has gives a dangling link.
+    As OpenNebula's own tools do, over all marketplaces and what is `usable` there, and the newest
+    where names repeat; the app's own marketplace comes first. A name that nobody has gives a
+    dangling link.
     """
     best: App | None = None
     for listing in snapshot.marketplaces if snapshot is not None else ():
         for offer in listing.offers:
             other = offer.app
-            if other.name == name and (
-                best is None
-                or (other.marketplace_id == app.marketplace_id, other.id)
-                > (best.marketplace_id == app.marketplace_id, best.id)
+            if (
+                other.name == name
+                and usable(other)
+                and (
+                    best is None
+                    or (other.marketplace_id == app.marketplace_id, other.id)
+                    > (best.marketplace_id == app.marketplace_id, best.id)
+                )
             ):
                 best = other
     for place in marketplaces if best is not None else ():
@@ -42,11 +56,16 @@ def path_to(
     return f"../{encode(name)}"
 
 
-def capacity(snapshot: CloudSnapshot | None, store: int | None) -> tuple[int, int]:
+def capacity(
+    snapshot: CloudSnapshot | None,
+    store: int | None,
+    usable: Callable[[Owned], bool] = everything,
+) -> tuple[int, int]:
     """Return the bytes that the datastore with the id `store` can hold, and those that are free; of
-    all datastores together where there is none.
+    all datastores that are `usable` together where there is none.
     """
     listed = [x.datastore for x in snapshot.datastores] if snapshot is not None else []
+    listed = [one for one in listed if usable(one)]
     if store is not None:
         listed = [d for d in listed if d.id == store] or listed
     # Numbers below zero are damage, and nothing that df could show.

@@ -11,7 +11,7 @@ import trio
 
 from nebfs.catalog.snapshot import DatastoreListing, MarketplaceListing
 from nebfs.content.formats import Format
-from nebfs.model import Content, Holding, Offer, Parked, Revision, Trouble
+from nebfs.model import App, Content, Holding, Offer, Parked, Revision, Trouble
 
 FOREVER = 300.0
 """Seconds for which the kernel may answer by itself: it is told of every change."""
@@ -134,6 +134,16 @@ class Link(Node):
     def size(self) -> int:
         """The length of the target, as lstat(2) has it."""
         return len(self.target.encode())
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class AppLink(Link):
+    """A link to the app called `wanted`, which `app` names. It leads to the one of that name that
+    the session of the mount would take; for others it may have to be another one.
+    """
+
+    app: App
+    wanted: str
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -83,16 +83,22 @@ class Rights:
         )
 
 
-def object_of(node: Node) -> Key | None:
-    """Return which app, image or VM a node shows, or is a part of; None: no such thing.
+def item_of(node: Node) -> Owned | None:
+    """Return which object or place a node shows, or is a part of; None: no such thing.
 
     Attributes are made of the object itself (see attributes.py), by every file that makes nodes.
     What is inside a directory of a host has none, and is behind a directory that has.
     """
     made = node.attributes
-    if isinstance(made, partial) and made.args and isinstance(made.args[0], _RESTRICTED):
-        return key_of(made.args[0])
+    if isinstance(made, partial) and made.args and isinstance(made.args[0], Owned):
+        return made.args[0]
     return None
+
+
+def object_of(node: Node) -> Key | None:
+    """Return which app, image or VM a node shows, or is a part of; None: no such thing."""
+    item = item_of(node)
+    return key_of(item) if isinstance(item, RESTRICTED) else None
 
 
 def key_of(item: Owned) -> Key:
@@ -100,7 +106,7 @@ def key_of(item: Owned) -> Key:
     return type(item), item.id
 
 
-_RESTRICTED = (App, Image, VirtualMachine)
+RESTRICTED = (App, Image, VirtualMachine)
 
 
 def _objects(snapshot: CloudSnapshot) -> Iterator[Owned]:

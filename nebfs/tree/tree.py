@@ -13,13 +13,14 @@ from nebfs.catalog.compare import changed_places
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
 from nebfs.content.prober import Prober
 from nebfs.errors import Changed, Missing, NebfsError, Refused
-from nebfs.model import App, Content
+from nebfs.model import App, Content, Owned
 from nebfs.tree import images, links, places, rawface, rights
 from nebfs.tree.hostdir import HostDirectories, HostDirectory, HostRoot
 from nebfs.tree.inodes import ROOT, Inodes
 from nebfs.tree.insides import Disks, Files, Insides, TreeSettings
 from nebfs.tree.nodes import (
     AppDirectory,
+    AppLink,
     Asked,
     ByIdDirectory,
     ContentFile,
@@ -267,11 +268,18 @@ class Tree:
         tops = (self._marketplaces.children or {}).values()
         return links.path_to(app, name, self._lists.current, tops)
 
-    def capacity(self, ino: int = ROOT) -> tuple[int, int]:
+    def target_for(self, link: AppLink, usable: Callable[[Owned], bool]) -> str:
+        """Return where a link leads for somebody for whom not everything is `usable`."""
+        tops = (self._marketplaces.children or {}).values()
+        return links.path_to(link.app, link.wanted, self._lists.current, tops, usable)
+
+    def capacity(
+        self, ino: int = ROOT, usable: Callable[[Owned], bool] = links.everything
+    ) -> tuple[int, int]:
         """Return the bytes that the datastore in which `ino` is can hold, and those that are free;
-        of all datastores together where it is in none.
+        of all datastores that are `usable` together where it is in none.
         """
-        return links.capacity(self._lists.current, self._datastore_of(ino))
+        return links.capacity(self._lists.current, self._datastore_of(ino), usable)
 
     def _datastore_of(self, ino: int) -> int | None:
         node: Node | None

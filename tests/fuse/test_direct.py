@@ -51,7 +51,7 @@ class Reads:
         self.clock.now += 0.001 if size > SHORT else 20e-6
         return b"x"
 
-    def capacity(self, inode):
+    async def capacity(self, inode, uid):
         return 1, 1, 1, 255
 
 

@@ -12,7 +12,7 @@ from nebfs.cli.written import leaves
 from nebfs.config import Settings
 from nebfs.errors import UserError
 from nebfs.fetcher import access
-from nebfs.opennebula import find_endpoint, find_session
+from nebfs.opennebula import find_endpoint, find_session, given_session
 
 OTHERS = stat.S_IROTH | stat.S_IWOTH
 GROUP = stat.S_IRGRP | stat.S_IWGRP
@@ -28,6 +28,7 @@ def check_files(settings: Settings, environ: Mapping[str, str], home: Path) -> I
     if not settings.marketplaces:
         yield from _session(settings, environ, home)
         yield _endpoint(settings, environ, home)
+        yield from _sessions(settings)
     if settings.credentials_file is not None:
         yield _credentials(settings.credentials_file)
     for name, _, value in leaves(settings):
@@ -59,6 +60,19 @@ def _session(settings: Settings, environ: Mapping[str, str], home: Path) -> Iter
         return
     found = _private(about, file, GROUP | OTHERS)
     yield found if found.remedy else ok(about, f"{file}: user {session.user}")
+
+
+def _sessions(settings: Settings) -> Iterator[Finding]:
+    """Yield how the sessions of other users are, as the daemon would find them."""
+    for uid, path in settings.users.sessions.items():
+        about = f"session of user {uid}"
+        try:
+            session = given_session(path, uid, {0, os.geteuid()})
+        except UserError as exc:
+            cause, _, remedy = str(exc).partition(": ")
+            yield problem(about, cause, remedy or f"correct {path}; see docs/users.md")
+        else:
+            yield ok(about, f"{path}: user {session.user}")
 
 
 def _endpoint(settings: Settings, environ: Mapping[str, str], home: Path) -> Finding:
