@@ -2,6 +2,7 @@
 
 import math
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -366,10 +367,54 @@ def test_users_and_groups_are_named_or_numbered(file):
             "-1 is no number of a group",
         ),
         ("[users]\nuid = {alice = 1}\n", "did you mean uids"),
+        ('others = "sessions"\n', "sessions says what others may open, and without allow_other"),
+        (
+            'allow_other = true\nothers = "sessions"\nmarketplaces = ["http://h/"]\n',
+            "sessions is for a cloud",
+        ),
+        (
+            'allow_other = true\nothers = "sessions"\n',
+            "everybody needs one, and nobody has: name them in the table [users.sessions], or set",
+        ),
+        (
+            'allow_other = true\n[users.sessions]\n1001 = "/a"\n',
+            'count with others = "sessions" only, and it is "all"',
+        ),
+        (
+            'allow_other = true\nothers = "modes"\nusers.home_sessions = true\n',
+            'count with others = "sessions" only, and it is "modes"',
+        ),
+        (
+            'allow_other = true\nothers = "sessions"\n'
+            "users.home_sessions = true\nusers.uids.a = 1\n",
+            'uids and gids count with others = "modes" only, and it is "sessions"',
+        ),
+        (
+            'allow_other = true\nothers = "sessions"\n[users.sessions]\nroot = "/a"\n',
+            "root sees what the mount's own session may",
+        ),
+        (
+            'allow_other = true\nothers = "sessions"\n[users.sessions]\n77 = "/a"\n077 = "/b"\n',
+            "users.sessions: '77' and '077' are the same user",
+        ),
+        (
+            'allow_other = true\nothers = "sessions"\n[users.sessions]\nno-such-user = "/a"\n',
+            "there is no user 'no-such-user' on this machine",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_said(file, text, said):
     assert said in problem(config_file=file(text))
+
+
+def test_sessions_are_of_users_of_this_machine(file):
+    path = file(
+        'allow_other = true\nothers = "sessions"\n'
+        '[users]\nhome_sessions = true\n[users.sessions]\n1001 = "/etc/a"\ndaemon = "/etc/d"\n'
+    )
+    users = load(path, {}).users
+    assert users.sessions == {1001: Path("/etc/a"), 1: Path("/etc/d")}
+    assert users.home_sessions
 
 
 def test_a_settings_file_nested_too_deeply_is_the_users_mistake(tmp_path):

@@ -207,10 +207,11 @@ class Operations(pyfuse3.Operations):
         mtime = node.mtime
         entry.entry_timeout = entry.attr_timeout = node.timeout
         if self._settings.callers is not None:
-            # The kernel's answers are for all users alike, so it must ask for each name again. That
-            # a file's attributes are kept tells nobody anything: its name was asked before.
+            # What the kernel keeps is for all users alike, so it must ask for each name again, and
+            # before each step through a directory. That a file's attributes are kept tells nobody
+            # anything: its name was asked before. Nor are those of the root any secret.
             entry.entry_timeout = 0.0
-            if isinstance(node, (Directory, Link)):
+            if isinstance(node, (Directory, Link)) and node is not self._tree.root:
                 entry.attr_timeout = 0.0
         if sight is not None:
             mtime = sight.dated(node)

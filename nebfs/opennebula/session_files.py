@@ -119,4 +119,4 @@ def _unreadable(path: Path, exc: OSError) -> UserError:
         return UserError(f"there is no session file {path}")
     if exc.errno == errno.ELOOP:
         return UserError(f"{path} is a link, and does not count: name the file itself")
-    return UserError(f"{path} cannot be read: {exc.strerror}")
+    return UserError(f"{path} cannot be read ({exc.strerror})")

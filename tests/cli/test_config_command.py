@@ -53,8 +53,8 @@ def test_the_defaults_in_the_template_are_the_defaults(file):
     text = re.sub(
         r"^(ssh_\w+_file|conf|keyring|ca_file|\w+_file) = .*\n", "", text, flags=re.MULTILINE
     )
-    # They count with others = "modes" only, which is not the default.
-    text = re.sub(r"^(oneadmin|research) = .*\n", "", text, flags=re.MULTILINE)
+    # They count with others = "modes" or "sessions" only, which is not the default.
+    text = re.sub(r"^(oneadmin|research|alice) = .*\n", "", text, flags=re.MULTILINE)
     settings = load(file(text), {})
     plain = load(None, {})
     for name, _, value in leaves(settings):

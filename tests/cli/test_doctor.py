@@ -234,6 +234,26 @@ def test_others_may_read_the_auth_file(doctor, front_end):
     assert said.endswith(f"chmod 0600 {doctor.auth}")
 
 
+def test_the_sessions_of_other_users(doctor, front_end):
+    files = {name: doctor.home / name for name in ("good", "open", "none")}
+    for name in ("good", "open"):
+        files[name].write_text("alice:canary\n")
+        files[name].chmod(0o600 if name == "good" else 0o644)
+        os.chown(files[name], 77001 + (name == "open"), 0)
+    doctor.lines = 'allow_other = true\nothers = "sessions"\n[users.sessions]\n' + "".join(
+        f'{77001 + number} = "{path}"\n' for number, path in enumerate(files.values())
+    )
+    findings, bad = doctor(front_end)
+    said = {one["about"]: one["text"] for one in findings}
+    assert said["session of user 77001"] == f"{files['good']}: user alice"
+    opened, missing = bad
+    assert opened["about"] == "session of user 77002"
+    assert "is open to others (mode 0644)" in opened["text"]
+    assert opened["remedy"] == "chmod 600 it"
+    assert missing["text"] == f"there is no session file {files['none']}"
+    assert missing["remedy"].startswith(f"correct {files['none']}")
+
+
 def test_a_wrong_password(doctor, front_end, cloud):
     cloud.set_password("oneadmin", "another")
     said = only(doctor(front_end)[1], "credentials")

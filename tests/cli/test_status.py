@@ -167,6 +167,18 @@ def test_one_mount_is_shown_with_all_that_is_known(invoke, run_dir, daemon):
     ]
 
 
+def test_other_users_are_counted(invoke, run_dir, daemon):
+    known = [{"uid": 1, "age": 3, "trouble": ""}, {"uid": 2, "age": 125, "trouble": "no answer"}]
+    daemon("/mnt/one", {**HEALTHY, "callers": known})
+    said = invoke("status", "--run-dir", run_dir, "-l").output
+    assert "users    2 known by their own sessions, asked about within" in said
+    assert "; no newer answer about 1" in said
+    daemon("/mnt/two", {**HEALTHY, "callers": []})
+    assert "nobody else came yet" in invoke("status", "--run-dir", run_dir, "/mnt/two").output
+    daemon("/mnt/three", {**HEALTHY, "callers": None})
+    assert "users " not in invoke("status", "--run-dir", run_dir, "/mnt/three").output
+
+
 def test_watching_shows_it_again_until_the_keyboard_interrupts(
     invoke, run_dir, daemon, monkeypatch
 ):

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nebfs import config_kinds
 from nebfs.blocks import MemoryStore
+from nebfs.catalog.callers import Facts
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
 from nebfs.content.pace import Pace
 from nebfs.daemon import listening, metrics
@@ -56,6 +57,7 @@ def house(**changed):
             slow=SimpleNamespace(counted=6),
             open_files=5,
         ),
+        callers=changed.get("callers"),
     )
 
 
@@ -90,6 +92,17 @@ async def test_what_the_rooms_count_is_told():
     assert not any(labels == (("process", "fetcher"),) for _, labels in found), "it is not running"
 
 
+async def test_other_users_are_counted_and_not_named():
+    known = [Facts(60001, "alice", 3.0, ""), Facts(60002, "bob", 7.5, "no answer")]
+    found = await asked(house(callers=SimpleNamespace(facts=lambda: known)))
+    assert found["nebfs_callers", ()] == 2
+    assert found["nebfs_callers_age_seconds", ()] == 7.5
+    assert "alice" not in str(found)
+    nobody = await asked(house(callers=SimpleNamespace(facts=list)))
+    assert nobody["nebfs_callers", ()] == 0
+    assert ("nebfs_callers_age_seconds", ()) not in nobody
+
+
 async def test_names_are_somebodys_text():
     found = await asked(house())
     shown = HOSTILE.replace("\udcff", r"\udcff")
@@ -119,7 +132,7 @@ async def test_every_family_is_used_and_named_as_prometheus_wants_them():
         assert family.help.endswith(".")
     pace = Pace(0.1)
     pace.measured = True
-    made = house()
+    made = house(callers=SimpleNamespace(facts=lambda: [Facts(7, "a", 1.0, "")]))
     made.library.paces = lambda: {"local": pace}
     made.fetcher.pid = os.getppid()
     found = await asked(made)
