@@ -346,4 +346,6 @@ def _explain(problem: ErrorDetails, flags: Mapping[str, object]) -> str:
         known = (tables.get(first, Settings) if "." in name else Settings).model_fields
         return f"{where}: there is no setting {name}{nearest(str(problem['loc'][-1]), known)}"
     message = problem["msg"].removeprefix("Value error, ")
+    if not name:  # of several settings together: it names them itself
+        return f"{where}: {message}"
     return f"{where}: {name}: {message[:1].lower()}{message[1:]}"

@@ -374,7 +374,7 @@ def test_users_and_groups_are_named_or_numbered(file):
         ),
         (
             'allow_other = true\nothers = "sessions"\n',
-            "everybody needs one, and nobody has: name them in the table [users.sessions], or set",
+            ".toml: others: with sessions everybody needs one, and nobody has: name them in the",
         ),
         (
             'allow_other = true\n[users.sessions]\n1001 = "/a"\n',
@@ -385,8 +385,7 @@ def test_users_and_groups_are_named_or_numbered(file):
             'count with others = "sessions" only, and it is "modes"',
         ),
         (
-            'allow_other = true\nothers = "sessions"\n'
-            "users.home_sessions = true\nusers.uids.a = 1\n",
+            'allow_other = true\nothers = "sessions"\nusers = {home_sessions = true, uids.a = 1}\n',
             'uids and gids count with others = "modes" only, and it is "sessions"',
         ),
         (
