@@ -27,7 +27,7 @@ import pyfuse3
 import structlog
 import trio
 
-from nebfs.fuse.guard import guarded, number_of, tell
+from nebfs.fuse.guard import guarded, tell
 from nebfs.fuse.shares import SHORT, Shares
 
 log = structlog.get_logger()

@@ -182,7 +182,7 @@ class Operations(pyfuse3.Operations):
         root is seen by all: what is in it are no secrets, and it must be looked into by those who
         have no session.
         """
-        if node is self._tree.root:
+        if self._settings.callers is None or node is self._tree.root:
             return None
         sight = await self._sight(ctx.uid)
         if sight is not None and not sight.shows(node):
@@ -252,7 +252,7 @@ class Operations(pyfuse3.Operations):
         else:
             node = await self._tree.lookup(directory, text)
         sight = None
-        if directory is not self._tree.root:
+        if self._settings.callers is not None and directory is not self._tree.root:
             sight = await self._seen(node, ctx)  # a right may have been lost meanwhile
         self._tree.inodes.seen(node.ino)
         return self._attributes(node, sight)

@@ -55,7 +55,7 @@ ASK_NOBODY = {"flush", "fsync", "releasedir"}
 """Of ours, the handlers that nothing can go wrong in."""
 
 GIVEN = {
-    "ctx": None,
+    "ctx": SimpleNamespace(uid=1),
     "name": b"user.nebfs.source",
     "flags": os.O_RDONLY,
     "mode": os.R_OK,
@@ -241,7 +241,7 @@ class Reads:
     async def read_cold(self, fh, offset, size):
         return 0, b"cold"
 
-    def capacity(self, inode):
+    async def capacity(self, inode, uid):
         return 10, 5, 3, 255
 
 
@@ -327,7 +327,7 @@ async def test_an_answer_that_is_none_is_an_errno(kernel, answer):
     reads = Reads()
     reads.read_cold = answering(answer)
     reads.read_warm = lambda *_: "no bytes" if answer[0] == 0 else None
-    reads.capacity = lambda _: (-1, 1 << 80, 0, 0)
+    reads.capacity = answering((-1, 1 << 80, 0, 0))
     async with served(kernel, reads):
         assert await asked(kernel) == [errno.EIO] * 3
 
