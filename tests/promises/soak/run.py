@@ -120,6 +120,7 @@ class Soak:
     pause: float = 0.02
     _busy: float = 0.0
     _stuck: set[int] = field(default_factory=set)
+    _suspected: set[int] = field(default_factory=set)
 
     def sample(self) -> None:
         """Take a sample, and slow the readers down or let them be faster."""
@@ -148,7 +149,9 @@ class Soak:
 
     def look(self) -> None:
         """See whether somebody waits for too long, or has ended that should not."""
-        for slot in self.board.stuck():
+        # A line may be looked at while it is written: what is true stays true.
+        suspected, self._suspected = self._suspected, set(self.board.stuck())
+        for slot in suspected & self._suspected:
             if slot not in self._stuck:
                 self._stuck.add(slot)
                 self._find("late", f"reader {slot} is in an operation for too long")
