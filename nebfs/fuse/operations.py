@@ -93,14 +93,6 @@ class _Shared:
     file: OpenFile
 
 
-@dataclass(frozen=True, slots=True)
-class _List:
-    """An open directory, as who opened it sees it."""
-
-    entries: Sequence[tuple[str, Node]]
-    sight: Sight | None
-
-
 @dataclass(slots=True)
 class Counters:
     """What passed the window since the mount was made."""
@@ -137,7 +129,9 @@ class Operations(pyfuse3.Operations):
         self._settings = settings
         self._next_fh = 1
         self._files: dict[int, _Disk | _Shared | _Text] = {}
-        self._lists: dict[int, _List] = {}
+        self._lists: dict[int, Sequence[tuple[str, Node]]] = {}
+        self._sights: dict[int, Sight] = {}
+        """What of a list's entries who opened the directory may know."""
         self._held: dict[int, tuple[ContentFile, int]] = {}
         self._inodes: dict[int, int] = {}
         """Which inode a handle of a file is of."""
@@ -315,13 +309,15 @@ class Operations(pyfuse3.Operations):
             listing = sight.among(listing)
         fh = self._next_fh
         self._next_fh += 1
-        self._lists[fh] = _List(listing, sight)
+        self._lists[fh] = listing
+        if sight is not None:
+            self._sights[fh] = sight
         return fh
 
     @guarded
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """List a directory from entry `start_id` on, attributes included."""
-        entries, sight = self._lists[fh].entries, self._lists[fh].sight
+        entries, sight = self._lists[fh], self._sights.get(fh)
         for number in range(start_id, len(entries)):
             name, node = entries[number]
             if node.passing:
@@ -338,6 +334,7 @@ class Operations(pyfuse3.Operations):
     async def releasedir(self, fh: int) -> None:
         """Close a directory."""
         self._lists.pop(fh, None)
+        self._sights.pop(fh, None)
 
     # --- files ------------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ async def test_a_refresh_asks_anew_about_all_who_are_known(autojump_clock, calle
     world.may = {"alice": 3, "bob": 4}
     await refresh(callers)
     assert (await of(callers, ALICE), await of(callers, BOB)) == (3, 4)
-    assert world.before[2].taken == 1
+    assert sorted(before.taken for before in world.before[2:]) == [1, 2]
 
 
 async def test_a_refresh_does_not_believe_an_answer_that_was_under_way(
