@@ -12,6 +12,7 @@ import mmap
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -50,6 +51,15 @@ _MASK64: Final = (1 << 64) - 1
 
 disk_threads: Final = trio.CapacityLimiter(16)
 """Threads that may wait for the cache disk at once: a slow disk must not eat trio's common pool."""
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """A read in a thread. `torn`: some of its slots have left since it began."""
+
+    first: int
+    stop: int
+    torn: bool = False
 
 
 class BlockFile:
@@ -92,6 +102,7 @@ class BlockFile:
         self._sums = sums
         self._flags = os.RWF_NOWAIT if waits else 0
         self._waiting: list[tuple[int, int, trio.Event]] = []
+        self._readings: list[_Reading] = []
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -194,6 +205,8 @@ class BlockFile:
         first, stop = self.span(offset, length)
         start = first << SLOT_SHIFT
         whole = min(stop << SLOT_SHIFT, self.size) - start
+        reading = _Reading(first, stop)
+        self._readings.append(reading)
         try:
             data = await trio.to_thread.run_sync(
                 os.pread, self.fd, whole, start, limiter=disk_threads, abandon_on_cancel=True
@@ -201,9 +214,11 @@ class BlockFile:
         except OSError as exc:
             log.warning("cache.read_failed", key=self.key[:12], error=str(exc))
             data = b""
-        # The slots may have left while the thread was reading: what counts is their state now. So
-        # may the file, and its descriptor's number be another file's.
-        if self.fd < 0 or not self.has(first, stop):
+        finally:
+            self._readings.remove(reading)
+        # The slots may have left while the thread was reading, and even be here again: then it may
+        # have read the hole in between. So may the file, and its descriptor's number be another's.
+        if self.fd < 0 or reading.torn or not self.has(first, stop):
             return None
         if len(data) != whole:
             self.lose(first, stop)
@@ -291,6 +306,8 @@ class BlockFile:
             self.tell()
 
     def _forget(self, first: int, stop: int) -> None:
+        for reading in self._readings:
+            reading.torn |= reading.first < stop and first < reading.stop
         if self._index is not None:
             try:
                 self._index.forget(first, stop)

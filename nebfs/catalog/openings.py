@@ -97,6 +97,9 @@ class Remembered(Generic[Found]):
             await self._documents.save(self._document, data)
         except (NebfsError, OSError, ValueError) as exc:
             log.warning("openings.not_saved", error=type(exc).__name__)
+        except BaseException:
+            self._dirty = True  # the end of the daemon came in between: it is saved again then
+            raise
 
     async def of(
         self, key: str, name: str, ask: Callable[[], Awaitable[tuple[Found, ...]]]

@@ -34,7 +34,7 @@ from nebfs.content.pace import Pace
 from nebfs.content.prober import Probed, place_of
 from nebfs.content.profiling import Boots, Shelf, is_worthwhile, lineage
 from nebfs.content.stack import Reader, ReaderFacts, Source
-from nebfs.ending import pass_on
+from nebfs.content.tasks import Tasks
 from nebfs.errors import CacheFault, Changed, Damaged, NebfsError, Unsupported
 from nebfs.fetcher.messages import Fetcher
 from nebfs.model import Content, Revision
@@ -75,7 +75,7 @@ class _Shared:
 
     cached: Cached
     top: Cached | Verified
-    tasks: _Tasks
+    tasks: Tasks
     sources: tuple[Source, ...]
     """What is below `cached`, from there down."""
     filling: Filling | None = None
@@ -93,33 +93,6 @@ class Held:
     verified: Verified | None
     turns: int
     patience: float
-
-
-class _Tasks:
-    """The background tasks of one object: its orders and its hashing end when it is closed."""
-
-    def __init__(self) -> None:
-        self._ended = trio.Event()
-        self.broken = False
-        """Whether a bug has ended them all: nothing more can be ordered."""
-
-    async def run(self, task_status: trio.TaskStatus[trio.Nursery]) -> None:
-        """Offer a nursery until ``end``."""
-        try:
-            async with trio.open_nursery() as self._nursery:
-                task_status.started(self._nursery)
-                await trio.sleep_forever()
-        except BaseException as exc:  # it costs those who have it open; the next have a new one
-            pass_on(exc)
-            log.exception("object.bug")
-        finally:
-            self.broken = True
-            self._ended.set()
-
-    async def end(self) -> None:
-        """Cancel what runs, and wait until it has let go."""
-        self._nursery.cancel_scope.cancel()
-        await self._ended.wait()
 
 
 def object_key(content: Content, revision: Revision) -> str:
@@ -277,8 +250,10 @@ class Library:
                     reader = below  # what is at the bottom of a chain may be a raw disk
                 else:
                     kind = probed.format.name if inside is None else inside.kind
-                    # It owns both from here on, and closes them if it fails.
-                    reader = await DISKS[kind].open(below, reader, revision)
+                    # It owns both from here on, and closes them if it fails: they are not ours
+                    # any more then.
+                    backing, reader = reader, None
+                    reader = await DISKS[kind].open(below, backing, revision)
         except BaseException:
             if reader is not None:
                 with trio.CancelScope(shield=True):
@@ -318,14 +293,23 @@ class Library:
             file = await store.open(key, revision.size)
         if not revision.ranges and not file.complete:
             log.warning("read.sequential", source=content.locator.shown, reason=_NO_PARTS)
-        tasks = _Tasks()
-        nursery = await self._nursery.start(tasks.run)
-        cached = Cached(file, store, self._memory, source, nursery, place.pace)
-        checksum = strongest(content.checksums)
-        verified = None
-        if checksum is not None:
-            verified = Verified(cached, checksum, nursery, lambda: self._on_damaged(content))
-            await verified.recall()
+        tasks = Tasks()
+        try:
+            nursery = await self._nursery.start(tasks.run)
+            cached = Cached(file, store, self._memory, source, nursery, place.pace)
+            checksum = strongest(content.checksums)
+            verified = None
+            if checksum is not None:
+                verified = Verified(cached, checksum, nursery, lambda: self._on_damaged(content))
+                await verified.recall()
+            # The daemon may have ended meanwhile: then nothing can be started below any more.
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            # Whoever wanted it has given up: nobody else would ever close what was opened.
+            with trio.CancelScope(shield=True):
+                await tasks.end()
+                await store.release(file)
+            raise
         shared = _Shared(cached, verified or cached, tasks, sources)
         if self._budget is not None and revision.ranges and not file.complete:
             shown = content.locator.shown
@@ -399,6 +383,8 @@ class _Opened(ReadAhead):
             self._filling.read(offset + length)
 
     async def aclose(self) -> None:
-        if self._recorder is not None and self._shared.boots is not None:
-            await self._shared.boots.closed(self._recorder)
-        await self._library.close(self._key, self._shared)
+        # Also for somebody who is being cancelled: the object is counted as open until then.
+        with trio.CancelScope(shield=True):
+            if self._recorder is not None and self._shared.boots is not None:
+                await self._shared.boots.closed(self._recorder)
+            await self._library.close(self._key, self._shared)

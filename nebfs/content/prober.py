@@ -129,7 +129,11 @@ class Prober:
         def encode() -> bytes:
             return json.dumps({identity: _written(probed) for identity, probed in known}).encode()
 
-        await self._documents.save(DOCUMENT, await trio.to_thread.run_sync(encode))
+        try:
+            await self._documents.save(DOCUMENT, await trio.to_thread.run_sync(encode))
+        except BaseException:
+            self._dirty = True  # the end of the daemon came in between: it is saved again then
+            raise
 
     async def run(self) -> None:
         """Save from time to time, for ever."""

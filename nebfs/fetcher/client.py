@@ -100,8 +100,17 @@ class FetcherProcess:
 
         After a cancellation nothing is written to `fd` any more.
         """
-        question = FetchQuestion(self._next_number(), request, fd, progress, early)
-        return cast("Revision", await self._ask(question))
+        try:
+            # It may be asked again when the worker has died: the caller's may be closed by then,
+            # and its number be another file's.
+            ours = os.dup(fd)
+        except OSError as exc:
+            raise Unreachable("the fetcher cannot be asked", reason=exc.strerror) from exc
+        try:
+            question = FetchQuestion(self._next_number(), request, ours, progress, early)
+            return cast("Revision", await self._ask(question))
+        finally:
+            os.close(ours)
 
     async def call(self, request: CallRequest) -> CallAnswer:
         """See messages.Fetcher.call. A worker that dies is asked again: calls must only read."""

@@ -19,7 +19,7 @@ from nebfs.content.beneath import OpenFile
 from nebfs.content.layers.here import TRANSPORTS
 from nebfs.content.library import object_key
 from nebfs.content.profiling import lineage
-from nebfs.errors import Changed, Damaged, Missing, NebfsError, TimedOut, Unreachable
+from nebfs.errors import Changed, Damaged, Missing, NebfsError, Refused, TimedOut, Unreachable
 from nebfs.fuse.guard import guarded, silenced, tell
 from nebfs.fuse.slow import Slow, facts_of, facts_of_directory
 from nebfs.model import Content
@@ -386,7 +386,11 @@ class Operations(pyfuse3.Operations):
     async def _open(self, node: ContentFile) -> _Disk:
         if node.unready and node.content is not None:
             # The kernel believes none of its attributes: whoever opens it sees its length then.
-            await self._library.measure(node.content)
+            try:
+                await self._library.measure(node.content)
+            except Changed:
+                self._tree.outdated(node)
+                raise
             node = await self._tree.readied(node)
         content, revision = node.content, node.revision
         if node.trouble is not None or content is None or revision is None:
@@ -416,6 +420,13 @@ class Operations(pyfuse3.Operations):
                 raise
             log.info("open.unconfirmed", name=node.name, error=str(exc))
             return
+        except (Changed, Missing, Refused):
+            raise
+        except NebfsError as exc:
+            if not content.view:
+                raise
+            # What disk is in it was known of the version that was listed: this is another one.
+            raise Changed("its file has another version now", what=str(exc)) from exc
         assert node.revision is not None  # noqa: S101 - _open() has looked
         difference = node.revision.differs_from(probed.revision)
         if difference:

@@ -327,3 +327,34 @@ def test_the_kernels_word_for_a_volume_is_read(tmp_path, loop, monkeypatch):
     said.unlink()
     assert here._etag_of(fd) == ""
     os.close(fd)
+
+
+async def test_a_first_opening_that_is_given_up_does_not_keep_the_last_one_active(
+    place, locks, lvm, path
+):
+    async with trio.open_nursery() as life:
+        shop = Here(life)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await shop.open(place(), REVISION, volatile=False)
+        assert scope.cancelled_caught
+        await shop.open(place(), REVISION, volatile=False)
+        assert path.is_symlink()
+        life.cancel_scope.cancel()
+    assert not path.is_symlink()
+
+
+@pytest.mark.parametrize("_", range(6))  # who of those that are ended goes first is chance
+async def test_an_opening_at_the_end_of_the_mount_leaves_no_volume_active(
+    place, locks, lvm, path, monkeypatch, _
+):
+    async def opened(*args, **facts):
+        life.cancel_scope.cancel()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(here, "_opened", opened)
+    async with trio.open_nursery() as life:
+        shop = Here(life)
+        life.start_soon(lambda: shop.open(place(), REVISION, volatile=False))
+    assert lvm.changes == [UP, DOWN]
+    assert not path.is_symlink()

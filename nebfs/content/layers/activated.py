@@ -70,6 +70,8 @@ class Activations:
         self._locks = locks
         self._volumes: dict[str, _Volume] = {}
         self._keeping = False
+        self._ending = False
+        """Whether the mount ends: whoever still waits for a volume is being turned away."""
 
     async def open(
         self, name: str, path: str, etag: str, opened: Callable[[], Awaitable[InPlace]]
@@ -82,7 +84,7 @@ class Activations:
         """
         if not self._keeping:
             self._keeping = True
-            await self._nursery.start(self._keep)
+            self._nursery.start_soon(self._keep)
         volume = self._volumes.setdefault(name, _Volume(name, path))
         volume.waiting += 1
         try:
@@ -150,7 +152,7 @@ class Activations:
         """
         try:
             async with volume.turn:
-                if not volume.ours or volume.readers or volume.waiting:
+                if not volume.ours or volume.readers or (volume.waiting and not self._ending):
                     return
                 async with self._locked(volume):
                     in_use = partial(report.is_open, volume.name, self._timeout)
@@ -171,17 +173,16 @@ class Activations:
         job = partial(report.run, command, arguments, self._timeout)
         await trio.to_thread.run_sync(job, limiter=_threads, abandon_on_cancel=True)
 
-    async def _keep(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _keep(self) -> None:
         """At the end of the mount, leave nothing active."""
-        task_status.started()
         try:
             await trio.sleep_forever()
         finally:
+            self._ending = True
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _LAST_CHANCE):
                 for volume in self._volumes.values():
                     while volume.readers:
                         await volume.readers.pop().aclose()
-                    volume.waiting = 0
                     await self._deactivate(volume)
 
     @asynccontextmanager
