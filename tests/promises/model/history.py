@@ -45,7 +45,7 @@ class History(RuleBasedStateMachine):
 
     tally: ClassVar[Tally] = Tally()
     deadline: ClassVar[float] = 66.0
-    """Seconds after which a read must have its answer: nebfs's own 60, one, and 5 that the clock may
+    """Seconds after which a read must have its answer: 60 of nebfs, one, and 5 that the clock may
     jump (something is saved every 5 s) before it has begun."""
 
     home: Path
