@@ -1,4 +1,7 @@
-"""Bad input and faults: a clear message or errno, no hang, no traceback, nothing lost."""
+"""Bad input and faults: a clear message or errno, no hang, no traceback, nothing lost.
+
+What the cache disk does to reads: tests/promises/test_06_the_cache_only_makes_things_faster.py.
+"""
 
 from __future__ import annotations
 
@@ -302,68 +305,6 @@ def test_a_local_image_that_changes_is_stale_then_new(mount, cloud, tmp_path):
             os.pread(file.fileno(), 10, 0)
     mount.refresh()
     assert path.read_bytes() == Path(record.source).read_bytes()
-
-
-# --- the cache disk -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tiny_disk(tmp_path):
-    if os.geteuid() != 0:
-        pytest.fail("mounting a tmpfs needs root, as this project's tests do")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], check=True)
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
-@pytest.fixture
-def crowded(make_mount, servers, cloud, tiny_disk, tmp_path):
-    """A mount whose cache is on a tiny disk, an app larger than that, and how to fill the disk."""
-    large = tmp_path / "large.raw"
-    large.write_bytes(os.urandom(16 << 20))
-    number = next(a.id for a in cloud.apps.values() if a.name == "Debian 12")
-    cloud.replace_app_content(number, large, "3.0")
-    mount = make_mount(servers.frontend_url, "-o", f"cache_dir={tiny_disk}/cache,cache_min_free=0")
-    at = mount.argv.index("--cache-dir")
-    mount.argv[at : at + 2] = []
-    mount.start()
-
-    def fill():
-        with pytest.raises(OSError, match="No space"), open(tiny_disk / "other", "wb") as other:
-            while True:
-                other.write(bytes(4096))
-                other.flush()
-
-    return mount, mount.app("Debian 12") / "Debian 12.raw", large.read_bytes(), fill
-
-
-def test_a_cache_disk_that_fills_up_never_fails_a_read(crowded):
-    mount, path, content, fill = crowded
-    with open(path, "rb") as file:
-        first = file.read(1 << 20)  # while there is room
-        fill()  # then somebody else takes all that is left
-        assert first + file.read() == content
-    assert mount.status()["cache"]["used"] < 3 << 20
-
-
-def test_a_full_cache_disk_never_fails_a_read(crowded):
-    mount, path, content, fill = crowded
-    path.stat()
-    fill()
-    assert path.read_bytes() == content
-    assert "cache.bypassed" in mount.log
-
-
-def test_a_cache_that_cannot_be_made_is_said_and_reads_go_on(make_mount, servers, cloud):
-    mount = make_mount(servers.frontend_url, "-o", "cache_dir=/proc/nebfs")
-    at = mount.argv.index("--cache-dir")
-    mount.argv[at : at + 2] = []
-    mount.start()
-    path = mount.app(ALPINE) / f"{ALPINE}.qcow2"
-    assert path.read_bytes() == cloud.published[url_of(cloud, "alpine.qcow2")].read_bytes()
-    assert mount.status()["cache"]["kind"] == "memory"
 
 
 # --- coming and going ---------------------------------------------------------------------------
