@@ -94,7 +94,7 @@ class Kernel:
         with _as_os_error():
             fh = await self._operations.opendir(directory.ino, CONTEXT)
         try:
-            listed = list(self._operations._lists[fh].entries)
+            listed = list(await self._tree.listing(self._operations._directory(directory.ino)))
             names = [name for name, _ in listed]
             assert len(names) == len(set(names)), f"a name is there twice in {path}: {names}"
             found = {}
