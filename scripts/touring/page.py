@@ -55,6 +55,8 @@ def written(page: str, seen: dict[str, Seen]) -> str:
 def shape(text: str) -> Iterable[str]:
     """Return the lines of a block without what is another one each time."""
     for line in text.splitlines():
+        if line.startswith("  now "):  # rates are shown of a mount that has been there for a while
+            continue
         if not line.startswith("$ "):
             for pattern, name in CHANGING:
                 line = pattern.sub(name, line)  # noqa: PLW2901 - the same line, with less in it
