@@ -328,7 +328,7 @@ def test_one_that_ends_late_leaves_its_successor_alone(make_mount, servers):
     assert ask(Path(registered.socket), "GET", "/v1/status", timeout=10)["pid"] == new
     assert DEBIAN in os.listdir(first.path / PUBLIC)
     run(*NEBFS, "umount", first.path, "--run-dir", first.run_dir)
-    assert is_gone(new)
+    wait_until(lambda: is_gone(new), 10)
 
 
 def test_a_killed_one_errors_and_the_next_start_clears_its_own_alone(make_mount, servers, tmp_path):

@@ -77,6 +77,7 @@ STAYING = {
     *("nebfs_inodes", "nebfs_cache_limit_bytes", "nebfs_cache_used_bytes", "nebfs_places"),
     *("nebfs_place_healthy", "nebfs_place_objects", "nebfs_place_list_age_seconds"),
     *("nebfs_server_latency_seconds", "nebfs_server_rate_bytes_per_second"),
+    *("nebfs_callers", "nebfs_callers_age_seconds"),
     "nebfs_process_resident_bytes",
 }
 """Which are facts, or bounded by a limit that is looked at below."""
