@@ -390,7 +390,11 @@ async def test_every_kind_of_failure_reaches_whoever_reads_by_its_number(kind):
         content = Content(Locator("http", "http://h/a"), revision=Revision(5))
         return ContentFile(name="a", key="a", content=content, revision=Revision(5))
 
-    tree = SimpleNamespace(inodes=SimpleNamespace(node=node), outdated=lambda node: None)
+    tree = SimpleNamespace(
+        inodes=SimpleNamespace(node=node),
+        outdated=lambda node: None,
+        check_allowed=lambda node: None,
+    )
     operations = Operations(tree, Library(), None, OperationsSettings())
     with capture_logs() as log, pytest.raises(pyfuse3.FUSEError) as caught:
         await operations.open(1, os.O_RDONLY, None)

@@ -36,6 +36,9 @@ PROFILING = "nebfs.content.profiling"
 """Not this one: nobody waits for what it does in the background, and it serves no bytes."""
 
 EXEMPT = {
+    "nebfs.catalog.callers.Callers": "what other users may see; tests/catalog/test_callers.py",
+    "nebfs.catalog.lists.objects_of": "the questions of lists_of, which is cancelled",
+    "nebfs.catalog.usable.usable_by": "waits for objects_of alone",
     "nebfs.blocks.store.MemoryStore": "waits for nothing of its own",
     "nebfs.content.decodings._nothing": "waits for nothing",
     "nebfs.content.layers.activated.Activated": "reads with another's functions; never waits",
