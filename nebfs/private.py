@@ -7,11 +7,20 @@ another user can write to may hold links which lead whatever we write to anywher
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 from pathlib import Path
 
 from nebfs.errors import UserError
+
+
+class Taken(Exception):
+    """Another process has locked the file; `owner` is its pid, as text."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(owner)
+        self.owner = owner
 
 
 def make_directory(path: Path) -> None:
@@ -57,6 +66,26 @@ def open_directory(path: Path, what: str) -> int:
 def open_file(path: Path, flags: int) -> int:
     """Open a file of ours, which is made with mode 0600; never through a link. Raises OSError."""
     return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def lock_file(path: Path) -> int:
+    """Lock a file of ours for this process alone, and write our pid into it.
+
+    Return its descriptor: the lock lasts until that is closed. Raises Taken, and OSError.
+    """
+    fd = open_file(path, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError as exc:
+        owner = os.pread(fd, 100, 0).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise Taken(owner) from exc
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def write_file(path: Path, text: str) -> None:

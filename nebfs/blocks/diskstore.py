@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
 from collections.abc import Container, Iterator
@@ -17,7 +16,7 @@ from nebfs.blocks.index import HEADER_SIZE, Header, Index
 from nebfs.blocks.resting import paths
 from nebfs.blocks.store import Store, seed_of
 from nebfs.errors import CacheFault, UserError
-from nebfs.private import make_directory, open_directory, open_file, write_file
+from nebfs.private import Taken, lock_file, make_directory, open_directory, write_file
 
 log = structlog.get_logger()
 
@@ -66,18 +65,13 @@ class DiskStore(Store):
         for made in (directory / "objects", directory / "documents"):
             made.mkdir(mode=0o700, exist_ok=True)
             made.chmod(0o700)
-        fd = open_file(directory / "lock", os.O_RDWR)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            owner = os.pread(fd, 100, 0).decode(errors="replace").strip() or "unknown"
-            os.close(fd)
+            fd = lock_file(directory / "lock")
+        except Taken as exc:
             raise UserError(
-                f"the cache directory {directory} is in use by another nebfs (process {owner}); "
-                "give this mount its own with --cache-dir"
+                f"the cache directory {directory} is in use by another nebfs "
+                f"(process {exc.owner}); give this mount its own with --cache-dir"
             ) from exc
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         write_file(directory / "CACHEDIR.TAG", TAG)
         return cls(directory, limit, min_free, fd)
 

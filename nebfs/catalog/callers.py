@@ -18,6 +18,7 @@ import trio
 from cachetools import LRUCache, TTLCache
 
 from nebfs.catalog.usable import Usable
+from nebfs.ending import pass_on
 from nebfs.errors import Busy, NebfsError, Refused, TimedOut, UserError
 from nebfs.opennebula import Session
 from nebfs.units import format_duration
@@ -222,7 +223,8 @@ class Callers:
             return TimedOut("no answer in time", after=format_duration(self._timeout))
         except NebfsError as exc:
             return exc
-        except Exception as exc:  # a bug must cost nobody else the mount
+        except BaseException as exc:  # a bug must cost nobody else the mount
+            pass_on(exc)
             log.exception("callers.bug", uid=caller.uid)
             kind = type(exc).__name__
             return NebfsError("an error in nebfs; its log has the details", kind=kind)

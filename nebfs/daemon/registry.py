@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ import structlog
 
 from nebfs.errors import UserError
 from nebfs.model import without_credentials
-from nebfs.private import make_directory
+from nebfs.private import Taken, lock_file, make_directory
 
 log = structlog.get_logger()
 
@@ -130,21 +129,16 @@ def claimed(run_dir: Path, mountpoint: Path, *, exit_code: int) -> Iterator[None
     prepare(run_dir)
     path = run_dir / f"{name_of(mountpoint)}{LOCK}"
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = lock_file(path)
+    except Taken as exc:
+        raise UserError(
+            f"{mountpoint} is being mounted just now by another nebfs, process {exc.owner}: wait "
+            f"for it, or name another directory",
+            exit_code=exit_code,
+        ) from exc
     except OSError as exc:
         raise UserError(f"{path} cannot be made: {exc.strerror}", exit_code=exit_code) from exc
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            who = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            raise UserError(
-                f"{mountpoint} is being mounted just now by another nebfs, process {who}: wait "
-                f"for it, or name another directory",
-                exit_code=exit_code,
-            ) from exc
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield  # the file stays: whoever removed it could remove another's
     finally:
         os.close(fd)

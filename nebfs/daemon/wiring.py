@@ -31,7 +31,7 @@ from nebfs.config import Settings
 from nebfs.content import Library, LibrarySettings, Prober
 from nebfs.content.disks import Inside
 from nebfs.content.profiling import Shelf
-from nebfs.daemon.callers import callers_of, with_callers
+from nebfs.daemon.callers import Survey, callers_of, with_callers
 from nebfs.daemon.credentials import session_of
 from nebfs.daemon.lasting import lasting
 from nebfs.daemon.pins import Pins
@@ -66,8 +66,6 @@ log = structlog.get_logger()
 OPENED_FOR = 600.0
 """Seconds for which the files of an app are believed where each app is asked about by itself:
 public registries count such questions."""
-
-Survey = Callable[[CloudSnapshot | None], Awaitable[CloudSnapshot]]
 
 
 @dataclass(slots=True)

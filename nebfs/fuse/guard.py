@@ -97,11 +97,16 @@ def _place(exc: NebfsError) -> dict[str, str]:
     for name in ("place", "url", "endpoint", "source"):
         if name in exc.facts:
             text = str(exc.facts[name])
-            try:
-                return {"place": urlsplit(text).netloc or text}
-            except ValueError:  # brackets that hold no IPv6 address
-                return {"place": text}
+            return {"place": host_in(text) or text}
     return {}
+
+
+def host_in(address: str) -> str:
+    """Return whom an address is about, for the log; empty where it does not say."""
+    try:
+        return urlsplit(address).netloc
+    except ValueError:  # brackets that hold no IPv6 address
+        return ""
 
 
 def _name(number: int) -> str:

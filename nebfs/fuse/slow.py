@@ -11,12 +11,12 @@ import os
 from collections.abc import Callable, Coroutine
 from pathlib import PurePath
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import structlog
 import trio
 
 import nebfs
+from nebfs.fuse.guard import host_in
 from nebfs.model import Content
 from nebfs.tree.nodes import Directory
 
@@ -113,11 +113,7 @@ def facts_of(content: Content | None, name: str) -> dict[str, str]:
     """Return which file it is, and the place that its bytes are at."""
     if content is None:
         return {"file": name}
-    shown = content.locator.shown
-    try:
-        place = urlsplit(shown).netloc
-    except ValueError:  # brackets that hold no IPv6 address
-        place = ""
+    place = host_in(content.locator.shown)
     return {"file": name, "place": place or content.locator.transport}
 
 

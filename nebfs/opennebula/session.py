@@ -22,7 +22,7 @@ SYSTEM_DIRECTORY = Path("/var/lib/one/.one")
 
 # A session is a user and a token of at most a few hundred characters; encrypted tokens of the
 # server_* drivers reach some kilobytes. More than this is another kind of file.
-_MAX_FILE = 64 * 1024
+MAX_FILE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +127,20 @@ def _first_line(path: Path, *, ours: bool = True) -> str | None:
     """Return the first line, None where there is no file; `ours`: being refused is an error."""
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
+            data = file.read(MAX_FILE + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
         if not ours and isinstance(exc, PermissionError):
             return None  # oneadmin's own directory, closed to other users: as if it were not there
         raise UserError(f"cannot read {path}: {exc.strerror}; check its owner and mode") from exc
-    if len(data) > _MAX_FILE:
+    if len(data) > MAX_FILE:
         raise UserError(f"{path} is too large to be what it should be; it needs a single line")
+    return first_line(data, path)
+
+
+def first_line(data: bytes, path: Path) -> str:
+    """Return the first line of what is in the file `path`. Raises UserError: it is no text."""
     try:
         return data.partition(b"\n")[0].decode("utf-8").rstrip()
     except UnicodeDecodeError as exc:

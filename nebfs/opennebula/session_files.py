@@ -15,10 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from nebfs.errors import UserError
-from nebfs.opennebula.session import Session, parse_session
-
-_LARGEST = 64 * 1024
-"""Bytes; as in session.py."""
+from nebfs.opennebula.session import MAX_FILE, Session, first_line, parse_session
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -100,18 +97,14 @@ def _read(file: int, path: Path, owners: Collection[int]) -> Session:
             raise UserError(
                 f"{path} is open to others (mode {mode:04o}), and does not count: chmod 600 it"
             )
-        data = os.read(file, _LARGEST + 1)
+        data = os.read(file, MAX_FILE + 1)
     except OSError as exc:
         raise _unreadable(path, exc) from exc
     finally:
         os.close(file)
-    if len(data) > _LARGEST:
+    if len(data) > MAX_FILE:
         raise UserError(f"{path} is too large to be a session: it needs a single line")
-    try:
-        line = data.partition(b"\n")[0].decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise UserError(f"{path} is not UTF-8 text; write its first line again") from exc
-    return parse_session(line, str(path))
+    return parse_session(first_line(data, path), str(path))
 
 
 def _unreadable(path: Path, exc: OSError) -> UserError:

@@ -69,7 +69,7 @@ class Private:
         """
         if not proxied:
             await self.resolve(url)
-        elif is_address(url.host or "") and not self.allows(url.host or ""):
+        elif _is_address(url.host or "") and not self.allows(url.host or ""):
             raise self._refused(url)
 
     def _refused(self, url: URL) -> Refused:
@@ -92,7 +92,7 @@ def _embedded(address: _Address) -> _Address:
     return address.ipv4_mapped or address.sixtofour or address
 
 
-def is_address(host: str) -> bool:
+def _is_address(host: str) -> bool:
     """Say whether a host is named by its address."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
