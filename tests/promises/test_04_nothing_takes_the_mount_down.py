@@ -27,12 +27,13 @@ from nebfs.daemon.lasting import lasting
 from nebfs.ending import pass_on
 from nebfs.errors import NebfsError
 from nebfs.fuse import direct
-from nebfs.fuse.direct import DirectReads, forgotten
+from nebfs.fuse.direct import forgotten
 from nebfs.fuse.guard import guarded, silenced
 from nebfs.fuse.operations import Operations, OperationsSettings, _Disk, _Shared
 from nebfs.fuse.slow import Slow, facts_of
 from nebfs.model import Content, Datastore, Locator
 from nebfs.tree import links
+from tests.fuse.kernel import BATCH_FORGET, READ, STATFS, Kernel, read_in, served
 from tests.promises.exploding import Armoury, Bomb, SlowBomb, Unspeakable, stale, whatever
 
 
@@ -206,29 +207,6 @@ async def test_fewer_bytes_than_were_asked_for_are_an_error_and_not_zeros():
 
 # --- between the kernel and the handlers --------------------------------------------------------
 
-READ, STATFS, BATCH_FORGET = 15, 17, 42
-
-
-class Kernel:
-    """The other end of /dev/fuse: sends requests, and hears answers as (errno, unique, bytes)."""
-
-    def __init__(self):
-        self.end, self.device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.end.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)  # SO_SNDBUFFORCE
-        self.end.setblocking(False)
-
-    def send(self, opcode, unique, body=b"", inode=1):
-        head = struct.pack("<IIQQ16x", 40 + len(body), opcode, unique, inode)
-        self.end.send(head + body)
-
-    async def answer(self):
-        with trio.fail_after(5):
-            await trio.lowlevel.wait_readable(self.end)
-        message = self.end.recv(1 << 21)
-        length, number, unique = struct.unpack_from("<IiQ", message)
-        assert length == len(message)
-        return -number, unique, message[16:]
-
 
 class Reads:
     """Who has the bytes: well-behaved, but for what a test makes of it."""
@@ -245,27 +223,11 @@ class Reads:
         return 10, 5, 3, 255
 
 
-@contextlib.asynccontextmanager
-async def served(kernel, reads):
-    """Have the window serve a kernel."""
-    window = DirectReads(kernel.device.fileno(), reads)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(window.run)
-        yield
-        nursery.cancel_scope.cancel()
-    window._theirs.close()
-
-
 @pytest.fixture
 def kernel():
     made = Kernel()
     yield made
-    made.end.close()
-    made.device.close()
-
-
-def read_in(fh):
-    return struct.pack("<QQI20x", fh, 0, 4096)
+    made.close()
 
 
 def raising(exc):

@@ -10,18 +10,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
 import signal
-import socket
 import subprocess
 import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from nebfs.daemon import registry
 from nebfs.daemon.control import ask
 from tests.mounted.conftest import NEBFS, run, wait_until
+from tests.promises.soak.valve import OPEN, STALLED, Valves
 
 pytestmark = pytest.mark.mounted
 
@@ -37,56 +37,20 @@ def is_gone(pid):
     return not Path(f"/proc/{pid}").exists()
 
 
-class Relay:
-    """A way to a server that can be cut, or can lead nowhere: nothing is answered then."""
-
-    def __init__(self, url):
-        host, _, port = url.partition("://")[2].partition("/")[0].partition(":")
-        self._server = host, int(port)
-        self.silent = False
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.url = url.replace(f"{host}:{port}", f"127.0.0.1:{self._listening.getsockname()[1]}")
-        self._open = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listening.accept()
-                self._open.append(client)
-                if not self.silent:
-                    threading.Thread(target=self._pass, args=(client,), daemon=True).start()
-
-    def _pass(self, client):
-        with contextlib.suppress(OSError), socket.create_connection(self._server) as server:
-            self._open.append(server)
-            with selectors.DefaultSelector() as both:
-                both.register(client, selectors.EVENT_READ, server)
-                both.register(server, selectors.EVENT_READ, client)
-                while True:
-                    for key, _ in both.select():
-                        data = key.fileobj.recv(1 << 16)
-                        if not data:
-                            client.close()
-                            return
-                        key.data.sendall(data)
-
-    def close(self):
-        self._listening.close()
-        for one in self._open:
-            one.close()
-
-
 def refreshed(mount):
     socket = next(mount.run_dir.glob("*.sock"))
     return ask(socket, "POST", "/v1/refresh", timeout=60)["refreshed"]
 
 
 @pytest.fixture
-def relay(servers):
-    made = Relay(servers.frontend_url)
+def front_end(servers):
+    """The way to the front-end, on which it can come to a standstill; its URL is in `url`."""
+    port = urlsplit(servers.frontend_url).port
+    valves = Valves()
+    made = valves.valve(port)
+    made.url = servers.frontend_url.replace(f":{port}/", f":{made.port}/")
     yield made
-    made.close()
+    valves.close()
 
 
 # --- coming -------------------------------------------------------------------------------------
@@ -129,15 +93,15 @@ def test_it_is_not_there_before_it_is_ready(make_mount, servers):
     assert "Traceback" not in said
 
 
-def test_it_mounts_from_the_saved_lists_while_the_front_end_hangs(make_mount, relay):
-    mount = make_mount(relay.url)
+def test_it_mounts_from_the_saved_lists_while_the_front_end_hangs(make_mount, front_end):
+    mount = make_mount(front_end.url)
     mount.start()
     listed = sorted(os.listdir(mount.path / PUBLIC))
     whole = (mount.app(ALPINE) / f"{ALPINE}.qcow2").read_bytes()
     taken = mount.status()["as_of"]
     mount.stop()
 
-    relay.silent = True
+    front_end.turn(STALLED)
     mount.argv += ["-o", "listing_deadline=1s"]
     mount.start()
     assert sorted(os.listdir(mount.path / PUBLIC)) == listed
@@ -150,15 +114,15 @@ def test_it_mounts_from_the_saved_lists_while_the_front_end_hangs(make_mount, re
     assert told.returncode == 4
     assert "did not end in time" in told.stdout
 
-    relay.silent = False
+    front_end.turn(OPEN)
     # On a busy machine one answer may take longer than the two seconds that all may take here.
     wait_until(lambda: refreshed(mount), 60)
     assert mount.status()["healthy"]
     assert mount.status()["as_of"] > taken
 
 
-def test_what_was_saved_and_is_damaged_is_no_empty_cloud(make_mount, relay):
-    mount = make_mount(relay.url)
+def test_what_was_saved_and_is_damaged_is_no_empty_cloud(make_mount, front_end):
+    mount = make_mount(front_end.url)
     mount.start()
     mount.stop()
     mount.argv += ["-o", "listing_deadline=1s"]
@@ -166,7 +130,7 @@ def test_what_was_saved_and_is_damaged_is_no_empty_cloud(make_mount, relay):
     content = bytearray(saved.read_bytes())
     content[len(content) // 2] ^= 1
     saved.write_bytes(content)
-    relay.silent = True
+    front_end.turn(STALLED)
     done = mount.start(check=False)
     assert done.returncode == 69, done.stderr
     assert "did not end in time" in done.stderr
