@@ -15,14 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nebfs.daemon import metrics
 from nebfs.daemon.control import ask
-from nebfs.demo.demonstration import PASSWORD
-from nebfs.demo.server import serve
 from nebfs.errors import NebfsError
 from nebfs.fetcher.transports.http_ranges import SPARE
 from nebfs.units import MIB
-from scripts.benchmarks.frontend import cloud as benchmark_cloud
-from tests.mounted.conftest import Mount, wait_until
-from tests.nginx import Nginx
+from tests.mounted.conftest import wait_until
+from tests.promises.images import mount_of, web_of
 
 pytestmark = [pytest.mark.mounted, pytest.mark.nginx]
 
@@ -90,29 +87,17 @@ def test_every_gauge_is_looked_at():
 
 @pytest.fixture
 def web(tmp_path):
-    (tmp_path / "web").mkdir()
-    with Nginx(tmp_path / "web", "keepalive_timeout 1s; client_header_timeout 1s;") as made:
-        for number in range(IMAGES):
-            content = random.Random(number).randbytes(SIZE)
-            (made.root / f"{number}.raw").write_bytes(content)
+    directives = "keepalive_timeout 1s; client_header_timeout 1s;"
+    with web_of(tmp_path / "web", IMAGES, SIZE, directives) as made:
         yield made
 
 
 @pytest.fixture
 def mounted(web, home, tmp_path):
-    apps = [(n, f"{web.url}/{n}.raw", "") for n in range(IMAGES)]
-    with serve(benchmark_cloud(apps, str(tmp_path / "store"), 0)) as servers:
-        mount = Mount(
-            home,
-            servers.frontend_url,
-            *("--cache-size", f"{CACHE}"),
-            *("-o", f"cache_min_free=0,connections={CONNECTIONS},read_ahead=4M,profiles=false"),
-            auth=f"oneadmin:{PASSWORD}",
-        )
-        mount.start()
-        mount.servers = servers
+    options = f"cache_min_free=0,connections={CONNECTIONS},read_ahead=4M,profiles=false"
+    words = ("--cache-size", f"{CACHE}", "-o", options)
+    with mount_of(web, home, tmp_path / "store", IMAGES, *words) as mount:
         yield mount
-        mount.stop()
 
 
 class Gauges:

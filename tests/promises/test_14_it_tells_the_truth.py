@@ -12,7 +12,6 @@ import errno
 import json
 import mmap
 import os
-import random
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,15 +23,12 @@ from structlog.testing import capture_logs
 import nebfs
 from nebfs import errors
 from nebfs.daemon.control import ask, follow
-from nebfs.demo.demonstration import PASSWORD
-from nebfs.demo.server import serve
 from nebfs.fuse.operations import Operations, OperationsSettings
 from nebfs.model import Content, Locator, Revision
 from nebfs.tree import ContentFile
 from nebfs.units import MIB
-from scripts.benchmarks.frontend import cloud as benchmark_cloud
-from tests.mounted.conftest import NEBFS, Mount, run, wait_until, xattr
-from tests.nginx import Nginx
+from tests.mounted.conftest import NEBFS, run, wait_until, xattr
+from tests.promises.images import mount_of, web_of
 
 mounted = pytest.mark.mounted
 nginx = pytest.mark.nginx
@@ -62,28 +58,16 @@ class Opened:
 
 @pytest.fixture
 def web(tmp_path):
-    (tmp_path / "web").mkdir()
-    with Nginx(tmp_path / "web") as made:
-        for number in range(2):
-            content = random.Random(number).randbytes(SIZE)
-            (made.root / f"{number}.raw").write_bytes(content)
+    with web_of(tmp_path / "web", 2, SIZE) as made:
         yield made
 
 
 @pytest.fixture
 def far(web, home, tmp_path):
     """A mount of two images of which OpenNebula says that they have one MiB each."""
-    apps = [(n, f"{web.url}/{n}.raw", "") for n in range(2)]
-    with serve(benchmark_cloud(apps, str(tmp_path / "store"), 0)) as servers:
-        mount = Mount(
-            home,
-            servers.frontend_url,
-            *("-o", "read_ahead=0,profiles=false,deadline=3s,stall_timeout=1s"),
-            auth=f"oneadmin:{PASSWORD}",
-        )
-        mount.start()
+    words = ("-o", "read_ahead=0,profiles=false,deadline=3s,stall_timeout=1s")
+    with mount_of(web, home, tmp_path / "store", 2, *words) as mount:
         yield mount
-        mount.stop()
 
 
 def app(mount, number):
