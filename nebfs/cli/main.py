@@ -1,36 +1,63 @@
-"""``nebfs``: the commands, gathered."""
+"""``nebfs``: the commands, by name."""
 
 from __future__ import annotations
+
+import importlib
 
 import click
 
 import nebfs
 from nebfs import cli
-from nebfs.cli.bundle import support_bundle
-from nebfs.cli.cache_command import cache_command
-from nebfs.cli.completion import completion
-from nebfs.cli.config_command import config_command
-from nebfs.cli.dashboard import dashboard
-from nebfs.cli.demo import demo
-from nebfs.cli.doctor import doctor
 from nebfs.cli.door import Door, verbose_option
-from nebfs.cli.explain import explain
-from nebfs.cli.ls import ls
-from nebfs.cli.mount import mount
-from nebfs.cli.pin import pin, unpin
-from nebfs.cli.profile import profile
-from nebfs.cli.refresh import refresh
-from nebfs.cli.status import status
-from nebfs.cli.umount import umount
-from nebfs.cli.verify import verify
-from nebfs.cli.warm import warm
 
 # The table is written once, in the room's docstring. \b keeps click from flowing it.
 EXIT_CODES = "\b\nExit codes:\n" + (cli.__doc__ or "").partition("Exit codes::\n\n")[2]
 
+MODULES = {
+    "cache": "cache_command:cache_command",
+    "completion": "completion:completion",
+    "config": "config_command:config_command",
+    "dashboard": "dashboard:dashboard",
+    "demo": "demo:demo",
+    "doctor": "doctor:doctor",
+    "explain": "explain:explain",
+    "ls": "ls:ls",
+    "mount": "mount:mount",
+    "pin": "pin:pin",
+    "profile": "profile:profile",
+    "refresh": "refresh:refresh",
+    "status": "status:status",
+    "support-bundle": "bundle:support_bundle",
+    "umount": "umount:umount",
+    "unpin": "pin:unpin",
+    "verify": "verify:verify",
+    "warm": "warm:warm",
+}
+"""Each command's module in this room, and its name there."""
+
+
+class Commands(Door):
+    """The commands. A module is imported when its command is wanted: all of them take a second of
+    processor time, which nobody waits for who asks for one.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands' names."""
+        del ctx
+        return sorted(MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, or None."""
+        del ctx
+        if cmd_name not in MODULES:
+            return None
+        module, _, name = MODULES[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"nebfs.cli.{module}"), name)
+        return command
+
 
 @click.group(
-    cls=Door,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXIT_CODES,
 )
@@ -38,29 +65,6 @@ EXIT_CODES = "\b\nExit codes:\n" + (cli.__doc__ or "").partition("Exit codes::\n
 @verbose_option
 def nebfs_command() -> None:
     """Mount OpenNebula's marketplaces and datastores as files that are fetched as they are read."""
-
-
-for command in (
-    mount,
-    umount,
-    status,
-    ls,
-    explain,
-    refresh,
-    warm,
-    pin,
-    unpin,
-    verify,
-    cache_command,
-    dashboard,
-    demo,
-    config_command,
-    doctor,
-    support_bundle,
-    completion,
-    profile,
-):
-    nebfs_command.add_command(command)
 
 
 def main() -> None:
