@@ -58,7 +58,7 @@ CASES = (
         _one(fill.loopback),
         quick=False,
     ),
-    Case("fill-link", "the same over the link", _one(fill.link), True),
+    Case("fill-link", "the same over the link", _one(fill.link), True, quick=False),
     Case(
         "boot", "two recorded boots, loopback", lambda b: latency.boots(b, "loopback"), quick=False
     ),

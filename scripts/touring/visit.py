@@ -20,8 +20,8 @@ from pathlib import Path
 
 from scripts.touring.steps import Step
 
-COLUMNS, LINES = 116, 40
-"""Of the terminal: as wide as a table with the names of temporary directories in it."""
+COLUMNS, LINES = 124, 40
+"""Of the terminal: as wide as a table with a temporary directory, a long PID and minutes in it."""
 PATIENCE = 120.0
 """Seconds for the demonstration to be ready, and for each command."""
 PLACE = "/var/tmp"  # noqa: S108 - a directory of its own is made there

@@ -21,7 +21,8 @@ def seen(cloud_root, tmp_path_factory):
 
 @pytest.mark.mounted
 def test_the_tour_can_be_taken_and_the_readme_shows_what_is_seen(seen):
-    assert differences(README.read_text(), seen) == []
+    found = differences(README.read_text(), seen)
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.mounted

@@ -1,5 +1,6 @@
 """The dashboard and the metrics of a real mount: the page in a real browser."""
 
+import http.client
 import json
 import os
 import signal
@@ -32,6 +33,8 @@ def refused(address):
         opened(address).close()
     except urllib.error.URLError as failure:
         return isinstance(failure.reason, ConnectionRefusedError)
+    except (ConnectionResetError, http.client.RemoteDisconnected):
+        pass  # it was just about to go
     return False
 
 
