@@ -176,6 +176,13 @@ class Settings(BaseSettings):
         return self.datastores.paths
 
     @property
+    def start_deadline(self) -> float:
+        """Seconds that all first lists may take: two rounds of the front-end's, the places', and
+        the disks of VMs at rest, one after the other and each within `listing_deadline`.
+        """
+        return 4 * self.listing_deadline
+
+    @property
     def ceph_places(self) -> dict[str, dict[str, str]]:
         """Datastore's id or name ("" for all) -> what is set of conf, keyring and user."""
         places = {"": self.ceph, **self.ceph.datastores}

@@ -156,7 +156,7 @@ def _start(ctx: click.Context, settings: Settings, mountpoint: Path) -> None:
     log_file = settings.log_file
     if log_file is None:
         log_file = settings.run_dir / f"{registry.name_of(mountpoint)}.log"
-    timeout = 2 * settings.listing_deadline + READY_MARGIN
+    timeout = settings.start_deadline + READY_MARGIN
     # Named to the daemon too: what it registers then tells where its log is.
     words = [*_same_again(ctx), "--log-file", str(log_file)]
     pid = background.start([*words, "--", *ctx.params["places"]], log_file, timeout)

@@ -110,8 +110,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                 with_callers(survey, callers),
                 documents,
                 interval=settings.refresh_interval,
-                # The front-end's lists, and after them the places', each in parallel.
-                deadline=2 * settings.listing_deadline,
+                deadline=settings.start_deadline,
                 document=f"catalogue-{identity}.json",
             )
             prober = Prober(fetcher, documents, timeout=settings.listing_deadline)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import trio
+
+from nebfs.catalog import Catalog
 from nebfs.catalog.saved import pack, unpack
+from nebfs.config import Settings
 from nebfs.errors import Refused, Unreachable
 from nebfs.model import (
     Content,
@@ -28,10 +33,12 @@ class System:
     """Has a content for every disk, and keeps what it was asked."""
 
     def __init__(self):
-        self.asked, self.failure = [], None
+        self.asked, self.failure, self.hangs = [], None, False
 
     async def parked(self, datastore, machines, images):
         self.asked.append((datastore.id, [m.id for m in machines], sorted(images)))
+        if self.hangs:
+            await trio.sleep_forever()
         if self.failure is not None:
             raise self.failure
         return tuple(
@@ -70,6 +77,27 @@ async def test_each_vm_is_in_the_datastore_where_it_was_last(world, system):
     assert (number, machines) == (0, [33])
     assert images == [h.image.id for d in snapshot.datastores for h in d.holdings]
     assert unpack(pack(snapshot)) == snapshot
+
+
+async def test_what_is_slow_and_hangs_one_after_the_other_is_no_reason_not_to_start(
+    world, system, shelf, autojump_clock
+):
+    settings = Settings()
+    world.cloud.takes = 0.9 * settings.listing_deadline
+    world.driver("fs").hangs = world.driver("one").hangs = True
+    system.hangs = True
+    surveyor = replace(world.surveyor, place_timeout=settings.listing_deadline)
+
+    async def survey(previous):
+        return await surveyor.cloud(world.cloud, "http://one.example.org/RPC2", previous)
+
+    catalog = Catalog(survey, shelf, interval=60, deadline=settings.start_deadline)
+    await catalog.start()
+    assert not catalog.current.trouble
+    assert {d.datastore.id: bool(d.trouble) for d in catalog.current.datastores} == {
+        0: True,
+        1: True,
+    }
 
 
 async def test_nobody_asks_for_vms_that_are_not_to_be_shown(world, system):
