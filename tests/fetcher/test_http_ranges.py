@@ -304,3 +304,25 @@ def test_connections_to_a_place_far_away_stand_before_they_are_needed(serve, ori
 
     asyncio.run(run())
     assert 4 <= len(server._threads) <= SETTINGS.connections_per_host
+
+
+def test_what_is_asked_for_while_they_are_opened_waits_for_them(serve, origin, big):
+    server = serve(far(origin))
+    probe = big.request(server.url + "/d", expected=None)
+    starts = [slot * SLOT + 4096 for slot in range(5)] * 8
+
+    async def run():
+        http = Http(SETTINGS)
+        try:
+            await http.fetch(probe, big.fd, Listener())
+            listeners = [Listener() for _ in starts]
+            async with asyncio.TaskGroup() as group:
+                for start, listener in zip(starts, listeners, strict=True):
+                    wanted = wanting(big, server.url, origin, start, start + 4096)
+                    group.create_task(http.fetch(wanted, big.fd, listener))
+            return [listener.slots for listener in listeners]
+        finally:
+            await http.aclose()
+
+    assert asyncio.run(run()) == [[start // SLOT] for start in starts]
+    assert len(server._threads) <= SETTINGS.connections_per_host

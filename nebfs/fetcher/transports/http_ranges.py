@@ -305,14 +305,17 @@ class _Host:
     """One host: its connections, and who waits for one."""
 
     def __init__(self, target: Target, tls: ssl.SSLContext | None, most: int) -> None:
-        """At most `most` requests at once."""
+        """At most `most` requests at once, and connections."""
         self.target = target
         self.tls = tls
+        self.most = most
         self.turns = asyncio.Semaphore(most)
         self.idle: list[RangeConnection] = []
         """The one used last is the last, and used first: its congestion window is the widest."""
         self.standing: set[RangeConnection] = set()
         self.preparing: set[asyncio.Task[None]] = set()
+        self.opening = 0
+        """Connections that are opened for requests, beside those that are prepared."""
         self.first_byte = 0.0
         """Seconds until the first byte of an answer usually comes; 0: not known."""
 
@@ -320,6 +323,11 @@ class _Host:
         """Take note of how soon an answer began."""
         usual = self.first_byte or first_byte
         self.first_byte = min(first_byte, FADING * usual)
+
+    @property
+    def room(self) -> int:
+        """How many more connections there may be."""
+        return self.most - len(self.standing) - len(self.preparing) - self.opening
 
     def kept(self) -> RangeConnection | None:
         """Return a connection that stands, or None."""
@@ -398,7 +406,12 @@ class RangePool:
         host = self._host(target)
         async with host.turns:
             while True:
-                connection = host.kept() or await self._connect(host)
+                connection = host.kept()
+                if connection is None:
+                    if host.preparing and host.room <= 0:  # one of those stands sooner than another
+                        await asyncio.wait(host.preparing, return_when=asyncio.FIRST_COMPLETED)
+                        continue
+                    connection = await self._open(host)
                 self._prepare(host)
                 fresh = connection.fresh
                 try:
@@ -442,9 +455,8 @@ class RangePool:
         """
         if host.first_byte < FAR:
             return
-        standing = len(host.standing) + len(host.preparing)
         spare = len(host.idle) + len(host.preparing)
-        for _ in range(min(SPARE - spare, self._settings.connections_per_host - standing)):
+        for _ in range(min(SPARE - spare, host.room)):
             task = asyncio.get_running_loop().create_task(self._open_spare(host))
             host.preparing.add(task)
             task.add_done_callback(host.preparing.discard)
@@ -452,6 +464,13 @@ class RangePool:
     async def _open_spare(self, host: _Host) -> None:
         with contextlib.suppress(NebfsError):  # whoever needs a connection will be told
             self._keep(host, await self._connect(host), spare=True)
+
+    async def _open(self, host: _Host) -> RangeConnection:
+        host.opening += 1
+        try:
+            return await self._connect(host)
+        finally:
+            host.opening -= 1
 
     async def _connect(self, host: _Host) -> RangeConnection:
         url = host.target.url
