@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from nebfs.errors import BadAnswer, Unreachable
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports.http import BURST, Http
+from nebfs.fetcher.transports.http_pool import FAR
 from nebfs.fetcher.transports.http_ranges import (
-    FAR,
     FIRST_READ,
     HEAD_LIMIT,
     RangeConnection,

@@ -16,7 +16,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from nebfs.daemon import metrics
 from nebfs.daemon.control import ask
 from nebfs.errors import NebfsError
-from nebfs.fetcher.transports.http_ranges import SPARE
 from nebfs.units import MIB
 from tests.mounted.conftest import wait_until
 from tests.promises.images import mount_of, web_of
@@ -237,7 +236,7 @@ def test_the_limits_hold_under_load_and_the_gauges_return(mounted, web):
     assert seen[("du",)] <= CACHE + OVERHEAD
     limit = seen[("nebfs_cache_limit_bytes", "memory")]
     assert seen[("nebfs_cache_used_bytes", "memory")] <= limit == 64 * MIB
-    assert 0 < seen[("connections", "places")] <= 2 * CONNECTIONS + SPARE
+    assert 0 < seen[("connections", "places")] <= 2 * CONNECTIONS
     assert 0 < seen[("connections", "oned")] <= TO_ONED
     for process in ("daemon", "fetcher"):
         assert seen[("nebfs_process_resident_bytes", process)] < MEMORY[process]

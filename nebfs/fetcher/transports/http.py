@@ -32,8 +32,9 @@ from nebfs.fetcher.transports.http_connections import (
     network_failures,
     next_target,
 )
+from nebfs.fetcher.transports.http_pool import FAR, RangePool
 from nebfs.fetcher.transports.http_private import EVERYWHERE, Private
-from nebfs.fetcher.transports.http_ranges import FAR, Head, RangePool, Unusual
+from nebfs.fetcher.transports.http_ranges import Head, Unusual
 from nebfs.model import Locator, Revision
 
 if TYPE_CHECKING:
