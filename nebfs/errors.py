@@ -15,6 +15,7 @@
     |-- Unsupported   we cannot do this (yet): driver or format         EOPNOTSUPP  -
     |-- CacheFault    the cache disk failed; reads go on without it     EIO         temporary
     |-- FetcherDied   the fetcher process ended under a request         EIO         temporary
+    |-- Bug           an exception that nobody foresaw; the log has it  EIO         -
     `-- UserError     a mistake of the user's: message, remedy, exit    EINVAL      -
 
 Raise with facts as keywords (``Unreachable("no answer", url=..., after=...)``); they are logged,
@@ -117,6 +118,16 @@ class FetcherDied(NebfsError):
     """The fetcher process ended while it worked on a request."""
 
     temporary = True
+
+
+class Bug(NebfsError):
+    """A mistake of ours that costs what it concerns and nothing else. Whoever raises it logs it."""
+
+    level = "error"
+
+    def __init__(self, exc: BaseException) -> None:
+        """Not with the text of `exc`, which may be a secret."""
+        super().__init__(f"an error in nebfs ({type(exc).__name__}); its log has the details")
 
 
 class UserError(NebfsError):

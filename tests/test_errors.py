@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from nebfs import errors
-from nebfs.errors import KINDS, NebfsError, Unreachable, UserError
+from nebfs.errors import KINDS, Bug, NebfsError, Unreachable, UserError
 
 
 def kinds():
@@ -26,8 +26,8 @@ def test_each_kind_is_in_the_drawing_with_its_errno(kind):
     assert ("temporary" in lines[0]) == kind.temporary
 
 
-def test_all_but_the_users_mistakes_may_cross_the_process_border():
-    assert set(KINDS.values()) == set(kinds()) - {UserError}
+def test_all_but_the_users_and_our_own_mistakes_may_cross_the_process_border():
+    assert set(KINDS.values()) == set(kinds()) - {Bug, UserError}
     assert all(KINDS[kind.__name__] is kind for kind in KINDS.values())
 
 

@@ -19,7 +19,7 @@ from cachetools import LRUCache, TTLCache
 
 from nebfs.catalog.usable import Usable
 from nebfs.ending import pass_on
-from nebfs.errors import Busy, NebfsError, Refused, TimedOut, UserError
+from nebfs.errors import Bug, Busy, NebfsError, Refused, TimedOut, UserError
 from nebfs.opennebula import Session
 from nebfs.units import format_duration
 
@@ -226,8 +226,7 @@ class Callers:
         except BaseException as exc:  # a bug must cost nobody else the mount
             pass_on(exc)
             log.exception("callers.bug", uid=caller.uid)
-            kind = type(exc).__name__
-            return NebfsError("an error in nebfs; its log has the details", kind=kind)
+            return Bug(exc)
         caller.user, caller.usable = session.user, usable
         return None
 

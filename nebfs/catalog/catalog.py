@@ -15,7 +15,7 @@ from nebfs.catalog.compare import differs
 from nebfs.catalog.saved import pack, unpack
 from nebfs.catalog.snapshot import CloudSnapshot
 from nebfs.ending import pass_on
-from nebfs.errors import NebfsError, Refused, TimedOut
+from nebfs.errors import Bug, NebfsError, Refused, TimedOut
 from nebfs.units import format_duration
 
 log = structlog.get_logger()
@@ -156,9 +156,7 @@ class Catalog:
         except BaseException as exc:  # a bug must not end the mount: the last good snapshot stays
             pass_on(exc)
             log.exception("catalog.bug")
-            failure = NebfsError(
-                "an error in nebfs; its log has the details", kind=type(exc).__name__
-            )
+            failure = Bug(exc)
         else:
             await self._arrived(fresh)
             return None

@@ -21,7 +21,7 @@ from nebfs.catalog.lists import Failed, FrontEnd, Lists, lists_of
 from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
 from nebfs.datastores import DatastoreDriver, SystemDatastore
 from nebfs.ending import pass_on
-from nebfs.errors import NebfsError
+from nebfs.errors import Bug, NebfsError
 from nebfs.marketplaces import MarketplaceDriver
 from nebfs.marketplaces.record import is_template
 from nebfs.model import (
@@ -201,7 +201,7 @@ class Surveyor:
             reason = str(exc)
         except BaseException as exc:  # a bug in one driver must not take the other places down
             pass_on(exc)
-            reason = f"an error in nebfs ({type(exc).__name__}); its log has the details"
+            reason = str(Bug(exc))
             if reason != known_trouble:
                 log.exception("place.bug", kind=kind, name=name)
         else:

@@ -7,7 +7,7 @@ import errno
 import structlog
 
 from nebfs.ending import pass_on
-from nebfs.errors import NebfsError
+from nebfs.errors import Bug, NebfsError
 from nebfs.model import Trouble
 
 log = structlog.get_logger()
@@ -29,4 +29,4 @@ def failure_of(exc: BaseException) -> NebfsError:
         return exc
     pass_on(exc)
     log.error("image.bug", exc_info=exc)
-    return NebfsError(f"an error in nebfs ({type(exc).__name__}); its log has the details")
+    return Bug(exc)

@@ -150,7 +150,7 @@ async def test_what_trying_again_cannot_mend_fails_at_once(shop, place, failure)
 async def test_a_bug_in_a_layer_costs_the_read_and_not_the_mount(shop, place):
     place.script = [ZeroDivisionError("a bug")]
     reader = await shop().open()
-    with pytest.raises(NebfsError, match="internal error"):
+    with pytest.raises(NebfsError, match="an error in nebfs"):
         await read(reader, 0, 10)
     assert await read(reader, 0, 10) == place.data[:10]
     await reader.aclose()

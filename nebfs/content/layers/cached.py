@@ -14,7 +14,7 @@ from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.content.pace import LARGEST, Pace
 from nebfs.content.stack import Order, Priority, ReaderFacts, Source
 from nebfs.ending import pass_on
-from nebfs.errors import CacheFault, Damaged, NebfsError
+from nebfs.errors import Bug, CacheFault, Damaged, NebfsError
 from nebfs.model import Revision
 from nebfs.units import KIB
 
@@ -242,7 +242,7 @@ class Cached:
             error = NebfsError("nebfs is stopping")
             pass_on(exc)
             log.exception("read.bug")
-            error = NebfsError(f"internal error: {type(exc).__name__}; the log has the details")
+            error = Bug(exc)
         finally:
             for slot in range(order.first, order.stop):
                 if self._orders.get(slot) is order:

@@ -24,7 +24,7 @@ from nebfs.content.layers.decoded_pass import Pass, decode_threads
 from nebfs.content.layers.verified import QUARANTINE
 from nebfs.content.stack import Reader, read
 from nebfs.ending import pass_on
-from nebfs.errors import CacheFault, Damaged, NebfsError, Unsupported
+from nebfs.errors import Bug, CacheFault, Damaged, NebfsError, Unsupported
 from nebfs.units import MIB, format_size
 
 log = structlog.get_logger()
@@ -141,7 +141,7 @@ class Passing:
         except BaseException as exc:  # a bug must cost these reads, not the mount
             pass_on(exc)
             log.exception("decoded.bug")
-            error = NebfsError(f"internal error: {type(exc).__name__}; the log has the details")
+            error = Bug(exc)
         finally:
             self._scope, self.error = None, error
             self.wanted_whole = False
