@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import nebfs
-from nebfs.cli.main import MODULES
+from nebfs.cli.main import nebfs_command
 from scripts.packaging import debian, environment, lintian, listing, pages, roff
 from scripts.packaging.newer import newer
 
@@ -41,7 +41,7 @@ def stage(tmp_path):
 
 
 def test_every_command_has_a_page(written):
-    names = {f"nebfs-{name}.1" for name in MODULES}
+    names = {f"nebfs-{name}.1" for name in nebfs_command.commands}
     assert set(written) == {"nebfs.1", "mount.nebfs.8", "nebfs.toml.5"} | names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator, Mapping
 
 import click
 
@@ -36,28 +37,26 @@ MODULES = {
 """Each command's module in this room, and its name there."""
 
 
-class Commands(Door):
-    """The commands. A module is imported when its command is wanted: all of them take a second of
-    processor time, which nobody waits for who asks for one.
+class Commands(Mapping[str, click.Command]):
+    """The commands by name. A module is imported when its command is wanted: all of them take a
+    second of processor time, which nobody waits for who asks for one.
     """
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands' names."""
-        del ctx
-        return sorted(MODULES)
+    def __getitem__(self, name: str) -> click.Command:
+        module, _, command = MODULES[name].partition(":")
+        found: click.Command = getattr(importlib.import_module(f"nebfs.cli.{module}"), command)
+        return found
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, or None."""
-        del ctx
-        if cmd_name not in MODULES:
-            return None
-        module, _, name = MODULES[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(f"nebfs.cli.{module}"), name)
-        return command
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULES)
+
+    def __len__(self) -> int:
+        return len(MODULES)
 
 
 @click.group(
-    cls=Commands,
+    cls=Door,
+    commands=Commands(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXIT_CODES,
 )

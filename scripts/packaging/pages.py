@@ -25,10 +25,9 @@ FILES = (
 def pages(date: str) -> dict[str, str]:
     """Return every page by the name of its file: nebfs.1, nebfs-mount.1, mount.nebfs.8..."""
     made = {"nebfs.1": _page(nebfs_command, "nebfs", 1, date)}
-    with _context(nebfs_command, "nebfs") as context:
-        commands = _shown(nebfs_command, context)
-    for name, command in commands.items():
-        made[f"nebfs-{name}.1"] = _page(command, f"nebfs {name}", 1, date)
+    for name, command in nebfs_command.commands.items():
+        if not command.hidden:
+            made[f"nebfs-{name}.1"] = _page(command, f"nebfs {name}", 1, date)
     made["mount.nebfs.8"] = _page(mount_helper, "mount.nebfs", 8, date)
     made["nebfs.toml.5"] = settings_page(date)
     return made
@@ -81,13 +80,11 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
             yield roff.entry(record[0], roff.text(record[1]))
 
 
-def _shown(group: click.Group, context: click.Context) -> dict[str, click.Command]:
-    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
-    return {name: command for name, command in found.items() if command and not command.hidden}
-
-
 def _commands(group: click.Group, context: click.Context, path: str) -> Iterator[str]:
-    for name, command in _shown(group, context).items():
+    for name in group.list_commands(context):
+        command = group.commands[name]
+        if command.hidden:
+            continue
         if group is nebfs_command:  # has a page of its own
             summary = " ".join(_help(command).strip().split("\n\n")[0].split())
             yield roff.entry(f"nebfs-{name}(1)", roff.text(summary))

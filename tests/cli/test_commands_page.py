@@ -3,19 +3,19 @@
 import re
 from pathlib import Path
 
-from nebfs.cli.cache_command import cache_command
-from nebfs.cli.main import MODULES
+from nebfs.cli.main import nebfs_command
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/commands.md"
 
 
 def test_every_command_is_on_the_page():
     text = PAGE.read_text()
-    for name in MODULES:
+    for name in nebfs_command.commands:
         assert re.search(rf"`(nebfs )?{name}\b", text), name
 
 
 def test_every_command_of_an_example_exists():
+    cache = nebfs_command.commands["cache"].commands
     for name, word in re.findall(r"^\$ nebfs (\S+) ?(\S*)", PAGE.read_text(), re.MULTILINE):
-        assert name in MODULES
-        assert name != "cache" or word in cache_command.commands
+        assert name in nebfs_command.commands
+        assert name != "cache" or word in cache

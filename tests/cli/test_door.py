@@ -1,6 +1,8 @@
 """What every command shares: help, the exit codes, and how failures are told."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -100,3 +102,17 @@ def test_names_cannot_move_the_cursor():
     assert printable("a\x1b[2Jb\nc") == r"a\x1b[2Jb\nc"
     assert printable("grün [bold]") == "grün [bold]"
     assert printable("\udcff").isascii()
+
+
+def test_a_command_that_there_is_not_is_answered_with_one_that_there_is(invoke):
+    done = invoke("statsu")
+    assert done.exit_code == 2
+    assert "No such command 'statsu'" in done.output
+    assert "status" in done.output
+
+
+def test_a_command_s_module_alone_is_imported():
+    program = "import sys; from nebfs.cli.main import nebfs_command as c; c.get_command(None, 'ls')"
+    shown = f"{program}; print(*[m for m in ('nebfs.cli.ls', 'trio', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["nebfs.cli.ls"]
