@@ -54,7 +54,7 @@ def collected(house: House, status: Status) -> dict[str, object]:
     return {
         "time": time.time(),
         "status": status.facts(),
-        "open": house.operations.open_now(),
+        "open": house.operations.handles.shown(),
         "orders": house.fetcher.outstanding(),
         "tasks": list(_tasks()),
         "threads": _threads(),

@@ -44,7 +44,7 @@ async def explained(house: House, image: Image) -> dict[str, object]:
     content, revision = image.content, image.revision
     files = [await _file(house, file) for file in image.files]
     probed = house.prober.known(content)
-    opened, hits = house.operations.use_of(content)
+    opened, hits = house.operations.handles.use_of(content)
     errors = [str(file["last_error"]) for file in files if file["last_error"]]
     cached = [file["cached"] for file in files if isinstance(file["cached"], int)]
     return {

@@ -12,6 +12,7 @@ from nebfs.daemon.wiring import House
 from nebfs.errors import NebfsError, Unsupported, UserError
 from nebfs.model import Content, Revision
 from nebfs.tree import ContentFile, Directory, Node
+from nebfs.tree.troubles import NO_BYTES
 from nebfs.tree.walk import find
 
 
@@ -83,10 +84,10 @@ async def image_of(house: House, node: ContentFile, *, fresh: bool = False) -> I
     """Return the image that `node` stands for. Raises as ``image_at``."""
     content, revision = node.content, node.revision
     if node.trouble is not None or content is None or revision is None:
-        reason = node.trouble.reason if node.trouble is not None else "it has no bytes"
+        reason = (node.trouble or NO_BYTES).reason
         raise NebfsError(f"{node.name} cannot be read: {reason}")
     if fresh:
-        await house.operations.confirm(node)
+        await house.operations.opening.confirm(node)
     if not content.view:
         return Image(node, content, revision, (File(content, revision),))
     files = []

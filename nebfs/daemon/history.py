@@ -113,7 +113,7 @@ def counts_of(house: House) -> Callable[[], Counts]:
             served=counters.bytes_read,
             fetched=house.fetcher.statistics().fetched_bytes,
             used=house.store.used,
-            open_files=house.operations.open_files,
+            open_files=len(house.operations.handles),
         )
 
     return look

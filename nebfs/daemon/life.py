@@ -187,7 +187,7 @@ class _Obeying:
         await dump.write(self._settings.run_dir, self._mountpoint, self._house, self._status)
 
     async def _stop(self, by: str) -> None:
-        log.info("stop.asked", by=by, open=self._house.operations.open_files)
+        log.info("stop.asked", by=by, open=len(self._house.operations.handles))
         self._notifier.stopping()
         # Out of the way of new opens; the kernel ends the session by itself once the last file is
         # closed, and then serve() returns.

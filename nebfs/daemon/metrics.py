@@ -187,7 +187,7 @@ def _of_the_house(house: House, status: Status, tell: Tell) -> None:
     tell("read_errors_total", counters.errors)
     tell("damaged_images_total", counters.damaged)
     tell("slow_operations_total", house.operations.slow.counted)
-    tell("open_files", house.operations.open_files)
+    tell("open_files", len(house.operations.handles))
     tell("open_objects", house.library.open_objects)
     tell("inodes", len(house.tree.inodes))
     if house.callers is not None:

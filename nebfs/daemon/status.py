@@ -65,7 +65,7 @@ class Status:
             "fetcher": asdict(house.fetcher.statistics()),
             "reads": {"reads": counters.reads, **asdict(counters)},
             "slow_operations": house.operations.slow.counted,
-            "open_files": house.operations.open_files,
+            "open_files": len(house.operations.handles),
             "open_objects": house.library.open_objects,
             "inodes": len(house.tree.inodes),
             "callers": _callers(house),

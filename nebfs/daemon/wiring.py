@@ -224,7 +224,7 @@ def _furnish(
 
     def damaged(content: Content) -> None:
         operations.counters.damaged += 1
-        tree.damaged(operations.nodes_of(content))
+        tree.damaged(operations.handles.nodes_of(content))
 
     def seen(content: Content, revision: Revision, inside: Inside) -> None:
         prober.learn(content, revision, inside)

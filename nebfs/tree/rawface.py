@@ -27,7 +27,7 @@ from nebfs.tree import images
 from nebfs.tree.hostdir import HostRoot
 from nebfs.tree.names import distinct, with_extension
 from nebfs.tree.nodes import FOREVER, SOON, Asked, ContentFile, Directory, Link, Node
-from nebfs.tree.troubles import failure_of, trouble_of
+from nebfs.tree.troubles import NO_BYTES, failure_of, trouble_of
 
 log = structlog.get_logger()
 
@@ -154,7 +154,7 @@ def _disk(
 ) -> _Disk:
     content = node.content
     if content is None or node.trouble is not None or node.revision is None:
-        trouble = node.trouble or Trouble(errno.EIO, "it has no bytes")
+        trouble = node.trouble or NO_BYTES
         return _Disk(_without(node.name, _extension(node)), "raw", content, None, trouble)
     answer = answers(content)
     if isinstance(answer, NebfsError):

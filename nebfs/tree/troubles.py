@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Final
 
 import structlog
 
@@ -11,6 +12,9 @@ from nebfs.errors import Bug, NebfsError
 from nebfs.model import Trouble
 
 log = structlog.get_logger()
+
+NO_BYTES: Final = Trouble(errno.EIO, "it has no bytes")
+"""Of a file of which nothing else is said."""
 
 
 def trouble_of(failure: NebfsError) -> Trouble:

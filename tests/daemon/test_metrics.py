@@ -55,7 +55,7 @@ def house(**changed):
         operations=SimpleNamespace(
             counters=Counters(warm_reads=90, cold_reads=10, bytes_read=4096, errors=1),
             slow=SimpleNamespace(counted=6),
-            open_files=5,
+            handles=range(5),
         ),
         callers=changed.get("callers"),
     )

@@ -12,7 +12,8 @@ from trio.testing import MockClock
 from nebfs.content.layers.retried import Retried
 from nebfs.errors import Unreachable
 from nebfs.fuse.guard import guarded
-from nebfs.fuse.operations import Operations, OperationsSettings, _Disk
+from nebfs.fuse.handles import Disk
+from nebfs.fuse.operations import Operations, OperationsSettings
 from nebfs.fuse.slow import Slow, facts_of_directory
 from nebfs.model import Content, Locator
 
@@ -114,7 +115,7 @@ async def test_a_cold_read_through_the_window(clock, log):
 
     operations = Operations(None, None, None, OperationsSettings(slow=5.0))
     content = Content(Locator("http", "https://u:canary@host:81/a?x=canary"))
-    operations._files[1] = _Disk(Reader(), SimpleNamespace(name="a", content=content))
+    operations.handles.files[1] = Disk(SimpleNamespace(name="a", content=content), Reader())
     assert await operations.read_cold(1, 2, 4) == (0, b"2345")
     (told,) = slow_ones(log)
     assert (told["operation"], told["place"], told["seconds"]) == ("read", "host:81", 7.0)

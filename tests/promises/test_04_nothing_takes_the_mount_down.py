@@ -29,7 +29,8 @@ from nebfs.errors import NebfsError
 from nebfs.fuse import direct
 from nebfs.fuse.direct import forgotten
 from nebfs.fuse.guard import guarded, silenced
-from nebfs.fuse.operations import Operations, OperationsSettings, _Disk, _Shared
+from nebfs.fuse.handles import Disk, Listing, Shared
+from nebfs.fuse.operations import Operations, OperationsSettings
 from nebfs.fuse.slow import Slow, facts_of
 from nebfs.model import Content, Datastore, Locator
 from nebfs.tree import links
@@ -71,14 +72,14 @@ def arguments(handler):
 
 def operations(bomb, handle):
     made = Operations(bomb, bomb, bomb, OperationsSettings())
-    made._files, made._lists = {1: handle}, {1: bomb}
+    made.handles.files[1], made.handles.lists[1] = handle, bomb
     return made
 
 
 def handles(bomb):
     """What a file handle can stand for, with something that explodes in it."""
     node = SimpleNamespace(name="image", ino=1, content=None, unready=False)
-    return [bomb, _Disk(bomb, node), _Shared(bomb)]
+    return [bomb, Disk(node, bomb), Shared(node, bomb)]
 
 
 def test_no_handler_is_left_out():
@@ -183,7 +184,8 @@ async def test_one_entry_that_cannot_be_shown_costs_the_list_nothing(monkeypatch
     bad = SimpleNamespace(**{**vars(good), "size": 1 << 70})  # no file is so long
     inodes = SimpleNamespace(seen=lambda ino: None)
     driven = Operations(SimpleNamespace(inodes=inodes), None, None, OperationsSettings())
-    driven._lists[1] = [("a", good), ("b", bad), ("c", good)]
+    listed = [("a", good), ("b", bad), ("c", good)]
+    driven.handles.lists[1] = Listing(listed, None)
     monkeypatch.setattr(pyfuse3, "readdir_reply", reply)
     await driven.readdir(1, 0, None)
     assert shown == [(b"a", 0o100444, 5), (b"b", 0o100000, 0), (b"c", 0o100444, 5)]
@@ -200,7 +202,7 @@ async def test_fewer_bytes_than_were_asked_for_are_an_error_and_not_zeros():
             return bytes(length - 1)
 
     node = SimpleNamespace(name="image", ino=1, content=None)
-    driven = operations(None, _Disk(Short(), node))
+    driven = operations(None, Disk(node, Short()))
     assert await driven.read_cold(1, 0, 10) == (errno.EIO, b"")
     assert driven.counters.bytes_read == 0
 
@@ -442,7 +444,7 @@ EXPLODING = {
     "nebfs.daemon.status:Status.facts": "RecursionError",
     "nebfs.datastores.filesystem:FilesystemDatastore.holdings": "BaseExceptionGroup",
     "nebfs.fuse.operations:Operations.capacity": "SystemExit",
-    "nebfs.fuse.operations:Operations._extended": "AssertionError",
+    "nebfs.fuse.attributes:Attributes.extended": "AssertionError",
     f"{DRIVER}.offers": "SystemExit",
     "nebfs.tree.hostdir:HostDirectories.refresh": "ValueError",
     "nebfs.tree.images:images": "StopIteration",

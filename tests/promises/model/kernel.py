@@ -100,7 +100,7 @@ class Kernel:
             found = {}
             for name, node in listed:
                 self._tree.inodes.seen(node.ino)
-                found[name] = self._take(directory.ino, name, self._operations._attributes(node))
+                found[name] = self._take(directory.ino, name, self._operations._attributes.of(node))
             return found
         finally:
             await self._operations.releasedir(fh)

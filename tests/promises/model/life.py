@@ -159,7 +159,7 @@ class Life:
 
     async def _close(self, house: House) -> None:
         """Close what the kernel closes of a process that is gone."""
-        for fh in list(house.operations._files):
+        for fh in list(house.operations.handles.files):
             await house.operations.release(fh)
         for file in [*house.store.open_files(), *house.memory.open_files()]:
             if file.fd >= 0:

@@ -298,7 +298,7 @@ class Histories(Readings):
         assert house.store.reserved == 0, f"{house.store.reserved} bytes are reserved for nobody"
         assert house.memory.reserved == 0, f"{house.memory.reserved} bytes are reserved in memory"
         assert house.fetcher.statistics().in_flight == 0, house.fetcher.outstanding()
-        assert house.operations.open_files == len(self.handles), house.operations.open_now()
+        assert len(house.operations.handles) == len(self.handles), house.operations.handles.shown()
         opened = [h for h in self.handles if not h.is_local]
         assert house.library.open_objects <= len(opened), "an object is open for nobody"
         if not self.handles:
