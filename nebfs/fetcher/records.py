@@ -103,9 +103,14 @@ def filled_from_json(value: list[Any]) -> list[Filled]:
 
 
 def error_to_json(error: NebfsError) -> dict[str, Any]:
-    """A failure by its kind's name; facts that JSON does not know become text."""
+    """A failure by its kind's name; facts that JSON does not know become text.
+
+    Of a kind of a transport's own the name goes that the daemon knows: what is temporary must stay
+    so.
+    """
+    names = (kind.__name__ for kind in type(error).__mro__)
     return {
-        "kind": type(error).__name__,
+        "kind": next((name for name in names if name in KINDS), type(error).__name__),
         "message": error.message,
         "retry_after": error.retry_after,
         "facts": {

@@ -12,6 +12,7 @@ from nebfs.fetcher import records, wire
 from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest, Filled
 from nebfs.fetcher.questions import remaining
 from nebfs.fetcher.settings import FetcherSettings
+from nebfs.fetcher.transports.http_ranges import HungUp
 from nebfs.model import Locator, Revision
 
 
@@ -100,6 +101,11 @@ def test_errors_come_back_as_their_kind(kind):
     assert type(back) is kind
     assert (back.message, back.retry_after) == ("what", 2.5)
     assert back.facts == {"url": "http://h/", "status": 5, "odd": str(object)}
+
+
+def test_a_failure_of_a_transports_own_kind_stays_as_temporary_as_it_was():
+    back = records.error_from_json(records.error_to_json(HungUp("closed")))
+    assert type(back) is Unreachable
 
 
 def test_error_of_an_unknown_kind():

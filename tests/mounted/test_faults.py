@@ -1,17 +1,13 @@
 """Bad input and faults: a clear message or errno, no hang, no traceback, nothing lost.
 
-What the cache disk does to reads: tests/promises/test_06_the_cache_only_makes_things_faster.py.
+What the place of the bytes and the cache disk do to reads: tests/promises, promises 1, 2, 5 and 6.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
 import signal
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
@@ -178,133 +174,6 @@ def test_malformed_xml_keeps_the_last_lists(mount, servers, cloud):
     ask(next(mount.run_dir.glob("*.sock")), "POST", "/v1/refresh", timeout=30)
     assert os.listdir(mount.path / "datastores/default")
     assert "Traceback" not in mount.log
-
-
-# --- the bytes' place ---------------------------------------------------------------------------
-
-
-def test_a_server_without_range_is_read_all_the_same(mount, servers, cloud, tools):
-    url = url_of(cloud, "debian-12.raw")
-    servers.files.switches(url).ranges = False
-    path = mount.app("Debian 12") / "Debian 12.raw"
-    with open(path, "rb") as file:
-        file.seek(5 << 20)
-        middle = file.read(4096)
-    with open(cloud.published[url], "rb") as file:
-        file.seek(5 << 20)
-        assert middle == file.read(4096)
-        assert tools.xattr(path, "user.nebfs.access") == "sequential"
-    assert "read.sequential" in mount.log
-    assert (
-        hashlib.sha256(path.read_bytes()).digest()
-        == hashlib.sha256(cloud.published[url].read_bytes()).digest()
-    )
-
-
-def test_a_server_that_lies_about_the_length_never_gives_a_wrong_byte(make_mount, servers, cloud):
-    url = url_of(cloud, "debian-12.raw")
-    original = cloud.published[url].read_bytes()
-    mount = make_mount(servers.frontend_url, "-o", "deadline=3s,stall_timeout=1s")
-    mount.start()
-    path = mount.app("Debian 12") / "Debian 12.raw"
-    size = path.stat().st_size
-    servers.files.switches(url).longer = 1000
-    with open(path, "rb", buffering=0) as file:
-        for offset in range(0, size, 16 << 20):
-            try:
-                got = os.pread(file.fileno(), 4096, offset)
-            except OSError as exc:
-                assert exc.errno in {errno.EIO, errno.ETIMEDOUT, errno.ESTALE}
-            else:
-                assert got == original[offset : offset + 4096]
-
-
-def test_bodies_that_break_off_are_continued(mount, servers, cloud):
-    url = url_of(cloud, "debian-12.raw")
-    path = mount.app("Debian 12") / "Debian 12.raw"
-    path.stat()
-    servers.files.switches(url).cut_after = 700_000
-    with open(path, "rb") as file:
-        got = file.read(6 << 20)
-    assert got == cloud.published[url].read_bytes()[: 6 << 20]
-
-
-def test_a_server_that_fails_for_a_moment_is_asked_again(mount, servers, cloud):
-    url = url_of(cloud, "debian-12.raw")
-    path = mount.app("Debian 12") / "Debian 12.raw"
-    path.stat()
-    servers.files.switches(url).fail_next = 2
-    with open(path, "rb") as file:
-        assert file.read(4096) == cloud.published[url].read_bytes()[:4096]
-
-
-def test_a_stalled_body_ends_within_the_deadline_and_no_process_hangs(make_mount, servers, cloud):
-    url = url_of(cloud, "debian-12.raw")
-    mount = make_mount(servers.frontend_url, "-o", "deadline=3s,stall_timeout=1s")
-    mount.start()
-    path = mount.app("Debian 12") / "Debian 12.raw"
-    path.stat()
-    servers.files.switches(url).stall_after = 0
-    before = time.monotonic()
-    assert failing_read(path) in {errno.EIO, errno.ETIMEDOUT}
-    assert time.monotonic() - before < 15
-    reader = subprocess.Popen(
-        ["dd", f"if={path}", "of=/dev/null", "iflag=direct", "bs=1M"], stderr=subprocess.DEVNULL
-    )
-    time.sleep(0.2)
-    reader.send_signal(signal.SIGKILL)
-    reader.wait(15)
-    servers.files.release()
-    servers.files.switches(url).stall_after = None
-    assert failing_read(path) == 0
-
-
-def test_a_checksum_that_does_not_match_fails_the_copy(mount, servers, cloud, tmp_path, tools):
-    url = url_of(cloud, "alpine.qcow2")
-    path = mount.app(ALPINE) / f"{ALPINE}.qcow2"
-    path.stat()
-    servers.files.switches(url).corrupt_at = 100_000
-    done = tools.run("cp", path, tmp_path / "copy", check=False)
-    assert done.returncode == 1
-    assert "Input/output error" in done.stderr
-    assert failing_read(path) == errno.EIO
-    assert "checksum_mismatch" in mount.log
-    with open(path, "rb"):
-        assert tools.xattr(path, "user.nebfs.verified") == "mismatch"
-
-
-def test_an_app_that_changes_in_place_is_stale_for_who_has_it_open(mount, servers, cloud, tmp_path):
-    fresh = tmp_path / "fresh.raw"
-    fresh.write_bytes(os.urandom(3 << 20))
-    app = mount.app("Debian 12")
-    with open(app / "Debian 12.raw", "rb", buffering=0) as file:
-        first = file.read(4096)
-        number = next(a.id for a in cloud.apps.values() if a.name == "Debian 12")
-        cloud.replace_app_content(number, fresh, "2.0")
-        assert os.pread(file.fileno(), 4096, 0) == first
-        with pytest.raises(OSError, match="Stale file handle"):
-            os.pread(file.fileno(), 4096, 40 << 20)
-    mount.refresh()
-    assert (app / "Debian 12.raw").read_bytes() == fresh.read_bytes()
-
-
-def test_a_local_image_that_changes_is_stale_then_new(mount, cloud, tmp_path):
-    record = cloud.images[8]
-    fresh = tmp_path / "image"
-    fresh.write_bytes(b"old" * 5000)
-    os.rename(fresh, record.source)
-    mount.refresh()
-    path = mount.image("twin.raw")
-    assert path.read_bytes() == b"old" * 5000
-    with open(path, "rb", buffering=0) as file:
-        with open(record.source, "r+b") as inside:
-            inside.write(b"new")
-            inside.truncate(20000)
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        with pytest.raises(OSError, match="Stale file handle"):
-            os.pread(file.fileno(), 10, 0)
-    mount.refresh()
-    assert path.read_bytes() == Path(record.source).read_bytes()
 
 
 # --- coming and going ---------------------------------------------------------------------------

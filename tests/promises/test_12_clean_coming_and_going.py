@@ -20,8 +20,8 @@ import pytest
 
 from nebfs.daemon import registry
 from nebfs.daemon.control import ask
+from tests.faults.valve import OPEN, STALLED, Valves
 from tests.mounted.conftest import NEBFS, run, wait_until
-from tests.promises.soak.valve import OPEN, STALLED, Valves
 
 pytestmark = pytest.mark.mounted
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nebfs.daemon.control import ask
 from nebfs.errors import NebfsError
-from tests.promises.soak.valve import CUT, OPEN, REFUSED, SLOW, STALLED
+from tests.faults.valve import CUT, OPEN, REFUSED, SLOW, STALLED
 from tests.promises.soak.world import FAR, FRONTEND, KINDS, OBJECTS, SAYS, WEB, World
 
 FOREVER = 1 << 30

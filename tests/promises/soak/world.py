@@ -30,9 +30,9 @@ from nebfs.demo.records import (
 )
 from nebfs.demo.s3 import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 from nebfs.demo.server import DemonstrationServers, serve
+from tests.faults.valve import Valve, Valves
 from tests.fetcher.sshd import USER, Sshd, keygen
 from tests.nginx import Nginx
-from tests.promises.soak.valve import Valve, Valves
 
 MIB = 1 << 20
 EPOCH = 1_767_225_600
