@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
-from cachetools import TTLCache
 from multidict import CIMultiDict
 
 from nebfs.errors import BadAnswer, NebfsError, Unreachable
 from nebfs.fetcher.messages import CallAnswer, CallRequest, FetchRequest
-from nebfs.fetcher.pouring import Pour, Read, Sink, Vessel, clipped, meanwhile, pour
+from nebfs.fetcher.pouring import Read, Sink, clipped, meanwhile, pour
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.slots import Buffers
 from nebfs.fetcher.transports.http_addresses import REFUSED, Addresses, Plain
@@ -32,18 +30,15 @@ from nebfs.fetcher.transports.http_connections import (
     network_failures,
     next_target,
 )
+from nebfs.fetcher.transports.http_jobs import Glimpse, Job, Wanted
 from nebfs.fetcher.transports.http_pool import FAR, RangePool
 from nebfs.fetcher.transports.http_private import EVERYWHERE, Private
 from nebfs.fetcher.transports.http_ranges import Head, Unusual
+from nebfs.fetcher.transports.http_redirects import STALE, Redirects, Turn
 from nebfs.model import Locator, Revision
 
 if TYPE_CHECKING:
     from nebfs.fetcher.transports import Listener
-
-REMEMBERED = 1024
-REMEMBERED_SECONDS = 300
-"""For how many locators, and how long, the end of a redirect is asked directly: shorter than the
-signed addresses of object stores live (15 minutes and more)."""
 
 PARALLEL_RANGES = 2
 """Ranges of one request under way at once: one is answered while the next one is asked."""
@@ -52,66 +47,7 @@ BURST = 12 << 10
 """Bytes that a connection is sure to give within one round trip: ten packets (RFC 6928), less the
 answer's head. It gives twice as many within the next one, and so on."""
 
-_STALE = frozenset((401, 403, 404, 410))
-
 Ranges = Sequence[tuple[int, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One fetch."""
-
-    request: FetchRequest
-    fd: int
-    listener: Listener
-    buffers: Buffers
-
-    def vessel(self, size: int) -> Vessel:
-        """Return where its bytes go, once the content's size is known."""
-        listener = self.listener
-        return Vessel(self.fd, self.request, size, listener.filled, listener.early, self.buffers)
-
-
-class _Range:
-    """One range of a job that is asked for on a connection of our own."""
-
-    def __init__(self, job: _Job, asked: tuple[int, int], expected: Revision | None) -> None:
-        self._job = job
-        self._asked = asked
-        self._expected = expected
-        self._pour: Pour | None = None
-        self.revision: Revision | None = None
-
-    def accept(self, head: Head, shown: str) -> Sink | None:
-        """Judge an answer; say where its body goes."""
-        if head.status == 200:
-            raise Unusual
-        verdict = judge_range(head.status, head.headers, self._asked, self._expected, shown)
-        self.revision = verdict.revision
-        if self._expected is None:
-            self._job.listener.found(verdict.revision)
-        for start, stop in clipped([self._asked], verdict.stop):
-            self._pour = Pour(self._job.vessel(verdict.revision.size), start, stop)
-        return self._pour  # None for an empty content, whose 416 has a body of its own
-
-    def end(self, *, keep: bool) -> None:
-        """Write what has come, or leave it if not `keep`."""
-        if self._pour is not None:
-            self._pour.end(keep=keep)
-
-
-class _Glimpse:
-    """A Sink for a few bytes that somebody waits for."""
-
-    def __init__(self, room: memoryview) -> None:
-        self._room = room
-        self.missing = len(room)
-
-    def space(self) -> memoryview:
-        return self._room[-self.missing :]
-
-    def advance(self, count: int) -> None:
-        self.missing -= count
 
 
 class Http:
@@ -132,7 +68,7 @@ class Http:
         self._private = EVERYWHERE if addresses else Private(settings.private_addresses)
         self._pool = RangePool(settings, self._connections.tls, self._private)
         self._buffers = Buffers()
-        self._remembered: TTLCache[Locator, Target] = TTLCache(REMEMBERED, REMEMBERED_SECONDS)
+        self._redirects = Redirects()
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -145,7 +81,7 @@ class Http:
         ranges = clipped(request.ranges, expected.size) if expected else request.ranges
         if not ranges and expected is not None:
             return expected
-        job = _Job(request, fd, listener, self._buffers)
+        job = Job(request, fd, listener, self._buffers)
         # A probe without ranges still has to ask for something: one byte, which is not kept.
         asked, rest = (ranges[0], ranges[1:]) if ranges else ((0, 1), ())
         async with self._glimpse(job, asked):
@@ -154,7 +90,7 @@ class Http:
                 await self._bring_rest(job, clipped(rest, revision.size), expected or revision)
         return revision
 
-    async def _bring_rest(self, job: _Job, ranges: Ranges, expected: Revision) -> None:
+    async def _bring_rest(self, job: Job, ranges: Ranges, expected: Revision) -> None:
         waiting = iter(ranges)
 
         async def work() -> None:
@@ -173,11 +109,11 @@ class Http:
             raise first from first.__cause__
 
     async def _bring(
-        self, job: _Job, asked: tuple[int, int], expected: Revision | None, rest: Ranges = ()
+        self, job: Job, asked: tuple[int, int], expected: Revision | None, rest: Ranges = ()
     ) -> Revision:
         """Bring one range; a server without Range gives `rest` in the same answer."""
         if expected is None or expected.ranges:
-            wanted = _Range(job, asked, expected)
+            wanted = Wanted(job, asked, expected)
             keep = True
             try:
                 await self._ask(job.request.locator, asked, wanted.accept)
@@ -194,7 +130,7 @@ class Http:
         return await self._bring_by_library(job, asked, expected, rest)
 
     async def _bring_by_library(
-        self, job: _Job, asked: tuple[int, int], expected: Revision | None, rest: Ranges
+        self, job: Job, asked: tuple[int, int], expected: Revision | None, rest: Ranges
     ) -> Revision:
         locator = job.request.locator
         async with self._answer(locator, asked, expected) as (read, verdict):
@@ -219,48 +155,65 @@ class Http:
         self, locator: Locator, asked: tuple[int, int], accept: Callable[[Head, str], Sink | None]
     ) -> None:
         """Ask for one range, following redirects. Raises Unusual for what aiohttp is to do."""
-        remembered = self._remembered.get(locator)
+        remembered = self._redirects.known(locator)
         target = remembered or await self._first(locator)
         redirected = renewed = False
-        for _ in range(MAX_REDIRECTS + 1):
-            if self._connections.proxy_of(target.url) is not None:
-                raise Unusual
-            accepted = False
+        turn: Turn | None = None
+        given_up = False
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                if self._connections.proxy_of(target.url) is not None:
+                    raise Unusual
+                accepted = False
 
-            def judge(head: Head, target: Target = target) -> Sink | None:
-                if head.redirect or head.status in REFUSED:
-                    return None
-                if target is remembered and head.status in _STALE:
-                    return None
-                nonlocal accepted
-                accepted = True
-                return accept(head, target.shown)
+                def judge(
+                    head: Head,
+                    target: Target = target,
+                    known: bool = target is remembered,
+                    leads: bool = redirected,
+                    turn: Turn | None = turn,
+                ) -> Sink | None:
+                    if head.redirect or head.status in REFUSED:
+                        return None
+                    if known and head.status in STALE:
+                        return None
+                    nonlocal accepted
+                    accepted = True
+                    sink = accept(head, target.shown)
+                    if leads:
+                        self._redirects.led(locator, target, turn)
+                    return sink
 
-            try:
-                head = await self._pool.ask(target, asked, judge)
-            except Unreachable:
-                if target is not remembered or accepted:
-                    raise
-                head = None
-            if accepted:
-                if redirected:
-                    self._remembered[locator] = target
-                return
-            if head is not None and head.redirect:
-                following = next_target(target, head.headers["Location"])
-                target, redirected = self._connections.authorized(following), True
-            elif target is remembered:  # what a redirect led to is not there any more: start anew
-                self._remembered.pop(locator, None)
-                target = await self._first(locator)
-            else:
-                assert head is not None  # noqa: S101 - only what is remembered may fail without
-                if renewed or not await self._renewed(locator, target, head.status, head.headers):
-                    raise refusal(head.status, head.headers, target.shown)
-                target, renewed = await self._first(locator), True
-        raise BadAnswer("too many redirects", url=target.shown)
+                try:
+                    head = await self._pool.ask(target, asked, judge)
+                except Unreachable:
+                    if target is not remembered or accepted:
+                        raise
+                    head = None
+                if accepted:
+                    return
+                if head is not None and head.redirect:
+                    following = next_target(target, head.headers["Location"])
+                    target, redirected = self._connections.authorized(following), True
+                elif target is remembered:
+                    # What a redirect led to is not there any more: one asks anew, for all.
+                    remembered, turn = await self._redirects.again(locator, target)
+                    target, redirected = remembered or await self._first(locator), False
+                else:
+                    assert head is not None  # noqa: S101 - only the remembered may fail without
+                    status, headers = head.status, head.headers
+                    if renewed or not await self._renewed(locator, target, status, headers):
+                        raise refusal(status, headers, target.shown)
+                    target, renewed = await self._first(locator), True
+            raise BadAnswer("too many redirects", url=target.shown)
+        except asyncio.CancelledError:
+            given_up = True
+            raise
+        finally:
+            self._redirects.end(locator, turn, given_up=given_up)
 
     @contextlib.asynccontextmanager
-    async def _glimpse(self, job: _Job, asked: tuple[int, int]) -> AsyncIterator[None]:
+    async def _glimpse(self, job: Job, asked: tuple[int, int]) -> AsyncIterator[None]:
         """Meanwhile, ask by itself for what somebody waits for, if that is worth it."""
         request = job.request
         wanted = request.wanted
@@ -276,13 +229,13 @@ class Http:
         async with meanwhile(self._look(job, wanted)):
             yield
 
-    async def _look(self, job: _Job, wanted: tuple[int, int]) -> None:
+    async def _look(self, job: Job, wanted: tuple[int, int]) -> None:
         """Hand over `wanted`, asked for in parts that come in one burst each."""
         expected = job.request.expected
         data = bytearray(wanted[1] - wanted[0])
 
         async def part(start: int, stop: int) -> None:
-            sink = _Glimpse(memoryview(data)[start - wanted[0] : stop - wanted[0]])
+            sink = Glimpse(memoryview(data)[start - wanted[0] : stop - wanted[0]])
 
             def accept(head: Head, shown: str) -> Sink:
                 if head.status != 206:
@@ -311,7 +264,7 @@ class Http:
         return status in REFUSED and await self._addresses.renewed(locator, target, status, headers)
 
     def _is_far(self, locator: Locator) -> bool:
-        target = self._remembered.get(locator) or self._addresses.known(locator)
+        target = self._redirects.known(locator) or self._addresses.known(locator)
         return target is not None and self._pool.first_byte(target) >= FAR
 
     # --- by aiohttp ---------------------------------------------------------------------------
@@ -358,31 +311,46 @@ class Http:
     async def _locate(
         self, locator: Locator, headers: dict[str, str]
     ) -> tuple[aiohttp.ClientResponse, Target]:
-        timeout = self._connections.fetch_timeout
-        remembered = self._remembered.get(locator)
-        if remembered is not None:
-            try:
-                response, target = await self._connections.follow(
-                    "GET", remembered, headers, timeout=timeout, private=self._private
-                )
-            except Unreachable:
-                self._remembered.pop(locator, None)
-            else:
-                if response.status not in _STALE:
-                    return response, target
+        remembered = self._redirects.known(locator)
+        turn: Turn | None = None
+        given_up = False
+        try:
+            # Twice: what another request was led to meanwhile is tried, too.
+            for _ in range(2):
+                if remembered is None:
+                    break
+                try:
+                    response, target = await self._follow(remembered, headers)
+                except Unreachable:
+                    pass
+                else:
+                    if response.status not in STALE:
+                        return response, target
+                    response.close()
+                remembered, turn = await self._redirects.again(locator, remembered)
+            for last in (False, True):
+                first = await self._first(locator)
+                response, target = await self._follow(first, headers)
+                status, said = response.status, response.headers
+                if last or not await self._renewed(locator, target, status, said):
+                    break
                 response.close()
-                self._remembered.pop(locator, None)
-        for last in (False, True):
-            first = await self._first(locator)
-            response, target = await self._connections.follow(
-                "GET", first, headers, timeout=timeout, private=self._private
-            )
-            if last or not await self._renewed(locator, target, response.status, response.headers):
-                break
-            response.close()
-        if target is not first and response.status not in _STALE:
-            self._remembered[locator] = target
+            if target is not first and response.status not in STALE:
+                self._redirects.led(locator, target, turn)
+        except asyncio.CancelledError:
+            given_up = True
+            raise
+        finally:
+            self._redirects.end(locator, turn, given_up=given_up)
         return response, target
+
+    async def _follow(
+        self, target: Target, headers: dict[str, str]
+    ) -> tuple[aiohttp.ClientResponse, Target]:
+        timeout = self._connections.fetch_timeout
+        return await self._connections.follow(
+            "GET", target, headers, timeout=timeout, private=self._private
+        )
 
 
 async def _expect_end(read: Read, excess: int, locator: Locator) -> None:
