@@ -30,6 +30,9 @@ from nebfs.daemon.control import ask, follow
 from nebfs.demo.server import serve
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports.http import Http
+from nebfs.fetcher.transports.http_connections import first_target
+from nebfs.fetcher.transports.http_redirects import Redirects
+from nebfs.model import Locator
 from tests.fetcher.conftest import Origin, ScriptedServer, Target, answer, make_content
 from tests.mounted.conftest import everything_shown, wait_until
 from tests.promises.canaries import (
@@ -298,3 +301,32 @@ def test_a_signature_that_expires_is_renewed_once_for_all_who_read(signed, targe
     assert asyncio.run(run()) == 1
     for target in targets:
         target.check()
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+def test_whoever_asks_for_all_and_gives_up_hands_on_and_whoever_fails_lets_all_go(given_up):
+    locator, stale, new = (Locator("http", f"http://h/{n}") for n in range(3))
+    target = first_target(stale.address, ())
+
+    async def run():
+        redirects = Redirects()
+        redirects.led(locator, target)
+        known, turn = await redirects.again(locator, target)
+        assert known is None
+        waiting = [asyncio.create_task(redirects.again(locator, target)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert not any(one.done() for one in waiting)
+        redirects.end(locator, turn, given_up=given_up)
+        if not given_up:  # each finds out for itself why
+            assert await asyncio.gather(*waiting) == [(None, None)] * 2
+            return
+        done, others = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        (one,), (other,) = done, others
+        known, turn = one.result()
+        assert known is None
+        there = first_target(new.address, ())
+        redirects.led(locator, there, turn)
+        assert await other == (there, None)
+        assert redirects.known(locator) is there
+
+    asyncio.run(run())
