@@ -100,6 +100,13 @@ class Valve:
         if self._server is not None:
             self._server.close()
             self._server = None
+        self._abort()
+
+    async def broken(self) -> None:
+        """Break what is connected, and go on; from within the loop."""
+        self._abort()
+
+    def _abort(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
 
