@@ -20,8 +20,8 @@ from pathlib import Path
 
 from scripts.touring.steps import Step
 
-COLUMNS, LINES = 124, 40
-"""Of the terminal: as wide as a table with a temporary directory, a long PID and minutes in it."""
+COLUMNS, LINES = 120, 40
+"""Of the terminal: as wide as a table with the names of temporary directories in it."""
 PATIENCE = 120.0
 """Seconds for the demonstration to be ready, and for each command."""
 PLACE = "/var/tmp"  # noqa: S108 - a directory of its own is made there
@@ -74,6 +74,8 @@ def visit(directory: Path, home: Path) -> Iterator[Visit]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("NEBFS_")}
     environment = kept | {"HOME": str(home), "LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
     environment["TMPDIR"] = PLACE
+    for size in ("COLUMNS", "LINES"):  # it is the terminal that tells
+        environment.pop(size, None)
     # As of a checkout whose programs are not in the PATH of people.
     programs = str(Path(sys.executable).parent)
     places = environment.get("PATH", os.defpath).split(":")
