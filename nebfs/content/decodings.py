@@ -7,7 +7,8 @@ and no archive of files. What a look has shown is told to `on_seen`, which remem
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,6 +17,7 @@ import trio
 from cachetools import LRUCache
 
 from nebfs.blocks import SLOT_SIZE, Store
+from nebfs.content import views
 from nebfs.content.decoders import read_index
 from nebfs.content.disks import DISKS, PLAIN, Inside
 from nebfs.content.formats import HEAD, sniff
@@ -25,7 +27,7 @@ from nebfs.content.peeking import UNKNOWN, WANTED, Peeked, peek
 from nebfs.content.prober import Probed
 from nebfs.content.stack import Reader
 from nebfs.ending import pass_on
-from nebfs.errors import Damaged, NebfsError, Unsupported
+from nebfs.errors import Changed, Damaged, NebfsError, Unsupported
 from nebfs.model import Content, Revision
 
 log = structlog.get_logger()
@@ -39,7 +41,25 @@ EXPANSION = 4
 OPENING = 0.8
 """The part of the mount's deadline for which an opening waits: it says how far it is then."""
 
+SHOWN = " (decompressed)"
+"""What follows the source of a compressed file where its decompressed object is shown."""
+
 Seen = Callable[[Content, Revision, Inside], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Decompressed:
+    """The object of the cache into which a compressed file is decompressed.
+
+    `size` is how long it is, or None while that is not known; `decoding` is its life while somebody
+    has it open.
+    """
+
+    key: str
+    source: str
+    compression: str
+    size: int | None
+    decoding: Decoding | None
 
 
 @dataclass(slots=True)
@@ -62,11 +82,15 @@ class Decodings:
         open_file: Callable[[Content, Revision], Awaitable[Reader]],
         key_of: Callable[[Content, Revision], str],
         patience: float,
+        known: Callable[[Content], Probed | None],
         *,
         on_seen: Seen,
         on_damaged: Callable[[Content], None],
     ) -> None:
-        """`open_file` opens a file as it was published, `key_of` names it in the cache."""
+        """`open_file` opens a file as it was published, `key_of` names it in the cache, `known`
+        tells what its place was found to have.
+        """
+        self._known = known
         self._store = store
         self._nursery = nursery
         self._open_file = open_file
@@ -148,6 +172,54 @@ class Decodings:
 
     # --- opening ----------------------------------------------------------------------------
 
+    def of(self, view: Content) -> Decompressed | None:
+        """Return the object that the file of a raw view is decompressed into; None: nothing is, or
+        it is not known what is in the file.
+        """
+        found = self._compressed(view)
+        if found is None:
+            return None
+        content, probed = found
+        key = self._key(content, probed)
+        shared = self._shared.get(key)
+        size = None if probed.inside is None else probed.inside.decoded
+        if shared is not None and shared.decoding.size is not None:
+            size = shared.decoding.size
+        return Decompressed(
+            key,
+            content.locator.shown + SHOWN,
+            probed.format.compression,
+            size,
+            None if shared is None else shared.decoding,
+        )
+
+    def _compressed(self, view: Content) -> tuple[Content, Probed] | None:
+        files = views.files(view) if view.view else ()
+        probed = self._known(files[0]) if len(files) == 1 else None
+        if probed is None or probed.inside is None or not probed.format.compression:
+            return None
+        return replace(files[0], volatile=False), probed
+
+    @asynccontextmanager
+    async def held(self, view: Content) -> AsyncIterator[Decoding]:
+        """Have what the file of a raw view is decompressed into open for the length of the block.
+
+        Raises Changed where nothing is known of it any more, and CacheFault.
+        """
+        found = self._compressed(view)
+        if found is None:
+            raise Changed("what is known of the file was forgotten")
+        reader = await self.open(*found, found[1].revision)
+        try:
+            yield reader.decoding
+        finally:
+            with trio.CancelScope(shield=True):
+                await reader.aclose()
+
+    def forgive(self, key: str) -> None:
+        """Have an object tried again that could not be had: what was kept of it is gone."""
+        self._failures.pop(key, None)
+
     def _key(self, content: Content, probed: Probed) -> str:
         whole = f"{self._key_of(content, probed.revision)}#{probed.format.compression}"
         return hashlib.sha256(whole.encode()).hexdigest()
@@ -166,7 +238,7 @@ class Decodings:
     async def _build(self, key: str, content: Content, probed: Probed) -> Decoding:
         said = probed.inside.decoded if probed.inside is not None else None
         guess = max(-(-probed.revision.size * EXPANSION // SLOT_SIZE) * SLOT_SIZE, FIRST)
-        shown = f"{content.locator.shown} (decompressed)"
+        shown = content.locator.shown + SHOWN
         file = await self._store.open(key, guess if said is None else said, shown, any_size=True)
         source = partial(self._open_file, content, probed.revision)
         damaged = partial(self._on_damaged, replace(content, view="raw"))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nebfs.content.layers.cached import Cached
+from nebfs.content.layers.decoded import Decoding
 from nebfs.content.layers.fetched import Fetched
 from nebfs.content.layers.limited import Limited
 from nebfs.content.layers.pinned import Pinned
@@ -41,6 +42,25 @@ def explained(top: Cached | Verified, cached: Cached, sources: Sequence[Source])
     layers.append(_of_cached(cached))
     layers += [layer for source in sources if (layer := _of_source(source)) is not None]
     return Stack(top.facts(), tuple(layers))
+
+
+def explained_decoding(decoding: Decoding) -> Layer:
+    """Say what was done to decompress an object since it was opened. `frontier` and `here` are
+    decompressed bytes, `done` is the part of the compressed file that a pass has behind it.
+    """
+    passing = decoding.passing
+    counted: dict[str, int | float | str] = {
+        "frontier": decoding.frontier,
+        "here": decoding.file.cached_bytes,
+        "hits": decoding.hits,
+        "waits": decoding.waits,
+        "passes": passing.passes,
+        "blocks": decoding.decoded_blocks,
+        "corrupt_blocks": decoding.file.corrupt,
+    }
+    if passing.under_way:
+        counted["pass"] = f"under way, {passing.progress:.0%}" if passing.has_turn else "waits"
+    return Layer("decoded", "decompresses the file into an object of its own", counted)
 
 
 def _of_verified(layer: Verified) -> Layer:

@@ -141,8 +141,8 @@ class Library:
         self._on_changed = on_changed
         self._on_damaged = on_damaged
         self._shared: dict[str, _Shared] = {}
-        self._decodings = Decodings(
-            *(store, nursery, self.open, object_key, settings.patience),
+        self.decodings = Decodings(
+            *(store, nursery, self.open, object_key, settings.patience, known),
             on_seen=on_seen,
             on_damaged=on_damaged,
         )
@@ -195,7 +195,7 @@ class Library:
         file = await self.open(replace(content, volatile=False), probed.revision)
         try:
             if probed.format.compression:
-                inside = await self._decodings.look(content, probed, file)
+                inside = await self.decodings.look(content, probed, file)
             else:
                 inside = await self._look_inside(file, probed.format.name)
         finally:
@@ -221,7 +221,7 @@ class Library:
         if probed is None or probed.inside is None:
             raise Changed("what is known of the file was forgotten")
         if probed.inside.is_unmeasured:
-            await self._decodings.measure(replace(file, volatile=False), probed)
+            await self.decodings.measure(replace(file, volatile=False), probed)
 
     async def _open_view(self, content: Content, revision: Revision) -> Reader:
         """Open the disk inside a file, over the files beneath it.
@@ -265,7 +265,7 @@ class Library:
     async def _open_decoded(
         self, file: Content, probed: Probed, kind: str, revision: Revision
     ) -> Reader:
-        below = await self._decodings.open(file, probed, revision)
+        below = await self.decodings.open(file, probed, revision)
         if kind in PLAIN:
             return below
         return Settled(await DISKS[kind].open(below, None, revision))

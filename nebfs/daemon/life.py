@@ -9,6 +9,7 @@ import resource
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import structlog
 import trio
@@ -29,6 +30,7 @@ from nebfs.fuse import Mounted, MountOptions, detach, serve
 log = structlog.get_logger()
 
 HUP, USR1 = signal.SIGHUP, signal.SIGUSR1
+STOPS = signal.SIGTERM, signal.SIGINT
 
 DRAIN = 10.0
 """Seconds that files which are open at a TERM may go on being read before they get an error."""
@@ -72,12 +74,18 @@ def _told_where_it_hangs() -> Iterator[None]:
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
     """While the first lists are had, HUP and USR1 come too early: they must not end us."""
-    before = {number: signal.signal(number, lambda *_: None) for number in (HUP, USR1)}
+    before = {number: signal.getsignal(number) for number in (HUP, USR1, *STOPS)}
+    for number in (HUP, USR1):
+        signal.signal(number, _nothing)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    """What a signal does that comes too early or too late."""
 
 
 async def _live(
@@ -159,7 +167,12 @@ class _Obeying:
 
     async def run(self, window: trio.Nursery) -> None:
         """Obey until cancelled; what takes its time is done in `window`."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, HUP, USR1) as signals:
+        # What is there again when this has ended. A TERM that comes when the mount is gone already
+        # (a service manager sends one after its own umount) would kill us while what was learned,
+        # and what was read of images that were open, is being written down.
+        for stop in STOPS:
+            signal.signal(stop, _nothing)
+        with trio.open_signal_receiver(*STOPS, HUP, USR1) as signals:
             stopping = False
             async for number in signals:
                 if number == HUP:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from nebfs.errors import BadAnswer, UserError
+import difflib
+
+from nebfs.errors import BadAnswer, Missing, NebfsError, UserError
 from nebfs.tree.hostdir import HostDirectory, HostRoot
 from nebfs.tree.nodes import Directory, Link, Node
 from nebfs.tree.tree import Tree
 
 MOST_LINKS = 40
 """As the kernel has it: path_resolution(7)."""
+
+
+MOST_NAMES = 2_000
+"""Names that a wrong one is compared with: some milliseconds."""
 
 
 async def find(tree: Tree, path: str) -> Node:
@@ -30,7 +36,10 @@ async def find(tree: Tree, path: str) -> Node:
             continue
         if isinstance(node, (HostRoot, HostDirectory)):
             raise UserError(f"{node.name} is shared with others as it is: there is no image in it")
-        found = await tree.lookup(node, part)
+        try:
+            found = await tree.lookup(node, part)
+        except Missing as exc:
+            raise Missing(await _nothing(tree, node, part)) from exc
         if isinstance(found, Link):
             links += 1
             if links > MOST_LINKS:
@@ -41,3 +50,15 @@ async def find(tree: Tree, path: str) -> Node:
         else:
             node = found
     return node
+
+
+async def _nothing(tree: Tree, directory: Directory, name: str) -> str:
+    """Return what is said of a name that is not there, with what may have been meant."""
+    where = f"in {directory.name}" if directory.parent is not None else "at the top of the mount"
+    try:
+        names = [entry for entry, _ in await tree.listing(directory)]
+    except NebfsError:
+        names = []  # it cannot be listed now: then nothing is proposed
+    near = difflib.get_close_matches(name, names[:MOST_NAMES], n=3)
+    meant = f"; there is {' and '.join(map(repr, near))}" if near else ""
+    return f"no such entry: {name!r} {where}{meant}"

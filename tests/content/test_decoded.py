@@ -12,7 +12,7 @@ import trio
 
 from nebfs.blocks import SLOT_SIZE, DiskStore, MemoryStore
 from nebfs.content import Library, LibrarySettings, Prober
-from nebfs.errors import Damaged, NebfsError, Unreachable, Unready, Unsupported
+from nebfs.errors import CacheFault, Damaged, NebfsError, Unreachable, Unready, Unsupported
 from nebfs.model import Checksum, Content, Locator
 from tests.content.decoding import noise, pack, text
 
@@ -214,7 +214,7 @@ async def test_opening_waits_for_a_while_says_how_far_it_is_and_goes_on(
     await trio.sleep(1000)
     # Nobody waits for it, and it is through: what is known is told.
     assert world.prober.view(world.view).revision.size == len(original)
-    assert world.library._decodings._shared == {}
+    assert world.library.decodings._shared == {}
 
 
 # --- qcow2 within ---
@@ -239,7 +239,7 @@ async def test_a_header_is_read_without_decompressing_the_rest(make, tmp_path, p
     await reader.aclose()
     await trio.sleep(100)
     assert world.place.fetched < 8 * MIB
-    assert world.library._decodings._shared == {}
+    assert world.library.decodings._shared == {}
 
 
 # --- while the pass is under way ---
@@ -310,10 +310,99 @@ async def test_what_has_left_the_cache_is_decompressed_again(make, packed, origi
     world = make(packed["gz"])
     reader = await world.open()
     assert await read_all(reader) == original
-    file = next(iter(world.library._decodings._shared.values())).decoding.file
+    file = next(iter(world.library.decodings._shared.values())).decoding.file
     await file.drop(3, 20)
     assert await read(reader, 4 * SLOT_SIZE, 4096) == original[4 * SLOT_SIZE :][:4096]
     assert await read_all(reader) == original
+
+
+# --- all of it, for somebody who asked ---
+
+
+@pytest.mark.parametrize("name", PACKED)
+async def test_all_of_it_is_decompressed_for_who_asks(make, packed, original, name):
+    world = make(packed[name])
+    await world.look()
+    async with world.library.decodings.held(world.view) as decoding:
+        await decoding.complete()
+        assert (decoding.file.complete, decoding.passing.whole) == (True, True)
+        assert (decoding.size, decoding.frontier) == (len(original), len(original))
+        passes = decoding.passing.passes
+        await decoding.complete()
+        assert decoding.passing.passes == passes, "what was whole was decompressed again"
+    assert world.prober.view(world.view).revision.size == len(original)
+    assert world.library.decodings.of(world.view).size == len(original)
+    assert world.library.decodings.of(world.file) is None
+
+
+async def test_what_has_left_is_brought_again_for_who_asks(make, packed, original):
+    world = make(packed["gz"])
+    reader = await world.open()
+    async with world.library.decodings.held(world.view) as decoding:
+        await decoding.complete()
+        await decoding.file.drop(5, 20)
+        assert decoding.frontier == 5 * SLOT_SIZE
+        await decoding.complete()
+        assert decoding.file.complete
+    assert await read_all(reader) == original
+
+
+async def test_what_keeps_leaving_is_an_error_and_not_decompressed_for_ever(
+    make, packed, monkeypatch
+):
+    world = make(packed["gz"])
+    await world.look()
+    async with world.library.decodings.held(world.view) as decoding:
+        end_of_pass = decoding._end_of_pass
+
+        async def leaving():
+            await end_of_pass()
+            await decoding.file.drop(0, 8)
+
+        monkeypatch.setattr(decoding, "_end_of_pass", leaving)
+        with pytest.raises(CacheFault, match="no room for it"):
+            await decoding.complete()
+        assert decoding.passing.passes == 2
+
+
+async def test_who_asks_for_all_of_it_and_leaves_does_not_have_it_go_on(make, patient_clock):
+    large = pack(noise(24 * MIB), *PACKED["gz"])
+    world = make(large, read_ahead=0)
+    await world.look()
+    world.place.per_slot = 20.0
+    with trio.move_on_after(10):
+        async with world.library.decodings.held(world.view) as decoding:
+            await decoding.complete()
+    await trio.sleep(1000)
+    assert not decoding.passing.wanted_whole
+    assert world.library.decodings._shared == {}
+    assert world.place.fetched < len(large)
+
+
+@pytest.mark.parametrize(("damage", "failure"), [(0.5, Damaged), (None, Unreachable)])
+async def test_all_of_what_is_damaged_or_away_is_the_error_of_it(make, packed, damage, failure):
+    data = bytearray(packed["gz"])
+    world = make(data, patience=0.2, read_ahead=0)
+    await world.look()
+    if damage is None:
+        world.place.script[:] = [Unreachable("down")] * 50
+    else:
+        at = int(len(data) * damage)
+        data[at : at + 64] = bytes(64)
+    async with world.library.decodings.held(world.view) as decoding:
+        with pytest.raises(failure):
+            await decoding.complete()
+
+
+async def test_reads_that_waited_and_that_did_not_are_counted(make, packed, original):
+    world = make(packed["xz"])
+    reader = await world.open()
+    async with world.library.decodings.held(world.view) as decoding:
+        assert await read(reader, 0, 4096) == original[:4096]
+        assert decoding.waits == 1
+        await decoding.complete()
+        assert await reader.pread(MIB, 4096) == original[MIB : MIB + 4096]
+        assert (decoding.hits, decoding.waits) == (1, 1)
 
 
 async def test_an_object_that_does_not_fit_the_cache_is_an_error_that_says_so(
@@ -379,7 +468,7 @@ async def test_what_came_out_of_a_file_that_is_not_what_was_published_is_dropped
     reader = await world.open()
     with pytest.raises(Damaged, match="published md5"):
         await read_all(reader)
-    file = next(iter(world.library._decodings._shared.values())).decoding.file
+    file = next(iter(world.library.decodings._shared.values())).decoding.file
     with trio.fail_after(10):
         while file.here:  # noqa: ASYNC110 - nobody is told when the last slot has left
             await trio.sleep(0.01)
@@ -467,7 +556,7 @@ async def test_readers_that_go_away_at_any_time_leave_right_bytes(make, packed, 
     async def lose():
         for _ in range(20):
             await trio.sleep(0.01)
-            for shared in list(world.library._decodings._shared.values()):
+            for shared in list(world.library.decodings._shared.values()):
                 first = chance.randrange(40)
                 shared.users += 1
                 await shared.decoding.file.drop(first, min(first + 9, shared.decoding.file.slots))

@@ -7,7 +7,7 @@ import random
 import pytest
 import trio
 
-from nebfs.blocks import SLOT_SIZE, DiskStore, Documents, MemoryStore
+from nebfs.blocks import SLOT_SIZE, BlockFile, DiskStore, Documents, MemoryStore
 from nebfs.content import Library, LibrarySettings
 from nebfs.content.layers.limited import Gate
 from nebfs.content.profiling import Part, Profile, Shelf, lineage
@@ -255,6 +255,51 @@ async def test_a_daemon_that_stops_keeps_what_it_has_recorded(machine, place, pa
         await boots(reader, place, slots)
         life.cancel_scope.cancel()
     assert list((await machine.shelf.load(KEY)).slots()) == slots
+
+
+async def test_a_daemon_that_stops_with_a_slow_cache_disk_keeps_what_it_has_recorded(
+    machine, place, patient_clock, monkeypatch
+):
+    """Hashing took longer than closing may, and the boot was lost without a word."""
+    monkeypatch.setattr("nebfs.content.profiling.boots.PATIENCE", 5.0)
+    slots = boot()
+    async with trio.open_nursery() as life:
+        reader = await opened(machine.library(life), place)
+        await boots(reader, place, slots)
+        swift = BlockFile.read
+
+        async def slowly(self, offset, length):
+            await trio.sleep(2)
+            return await swift(self, offset, length)
+
+        monkeypatch.setattr(BlockFile, "read", slowly)
+        life.cancel_scope.cancel()
+    found = await machine.shelf.load(KEY)
+    assert list(found.slots()) == slots
+    assert 1 <= len(found.sums) <= 3, "the checksums that were had in time"
+
+
+async def test_a_daemon_that_stops_with_many_images_open_keeps_the_boots_of_all(
+    machine, place, patient_clock, monkeypatch
+):
+    """They wait for each other: the last ones waited for longer than closing may take."""
+    monkeypatch.setattr("nebfs.content.profiling.boots.PATIENCE", 5.0)
+    load, urls = machine.shelf.load, [f"http://host/image{n}" for n in range(8)]
+
+    async def slowly(key):
+        await trio.sleep(1)
+        return await load(key)
+
+    async with trio.open_nursery() as life:
+        library = machine.library(life)
+        for url in urls:
+            reader = await library.open(Content(Locator("http", url)), place.revision)
+            await boots(reader, place, boot(count=20))
+        await trio.sleep(2)  # what they follow was looked for
+        monkeypatch.setattr(machine.shelf, "load", slowly)
+        life.cancel_scope.cancel()
+    keys = [lineage(Content(Locator("http", url))) for url in urls]
+    assert [await load(key) is None for key in keys] == [False] * len(urls)
 
 
 async def test_demands_and_read_ahead_have_turns_beside_it(autojump_clock):

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from nebfs.errors import BadAnswer, Missing, UserError
+from nebfs.errors import BadAnswer, Missing, Unreachable, UserError
 from nebfs.tree.hostdir import HostRoot, Spot
 from nebfs.tree.nodes import Directory, Document, Link
 from nebfs.tree.walk import find
@@ -25,6 +25,11 @@ class Tree:
         if name not in directory.children:
             raise Missing("no such entry", name=name)
         return directory.children[name]
+
+    async def listing(self, directory):
+        if directory.children is None:
+            raise Unreachable("no answer")
+        return list(directory.children.items())
 
 
 @pytest.fixture
@@ -66,6 +71,28 @@ async def test_what_is_not_there_or_leads_elsewhere(tree, places):
         await find(tree, "loop")
     with pytest.raises(UserError, match="out of the mount"):
         await find(tree, "out")
+
+
+async def test_a_name_that_is_not_there_is_told_with_what_may_have_been_meant(tree, places):
+    tree.add(places.one, Directory(name="Alpine Linux 3.20", key=9, children={}))
+    for path, words in [
+        ("one/Alpine Linux 3.2", "no such entry: 'Alpine Linux 3.2' in one; there is 'Alpine Lin"),
+        ("one/zzz", "no such entry: 'zzz' in one$"),
+        ("on", "no such entry: 'on' at the top of the mount; there is 'one'$"),
+        ("one/two/fiel/below", "no such entry: 'fiel' in two; there is 'file'$"),
+    ]:
+        with pytest.raises(Missing, match=words):
+            await find(tree, path)
+
+
+async def test_a_directory_that_cannot_be_listed_proposes_nothing(tree, places):
+    async def missing(directory, name):
+        raise Missing("no such entry", name=name)
+
+    places.one.children = None
+    tree.lookup = missing
+    with pytest.raises(Missing, match=r"^no such entry: 'two' at the top of the mount$"):
+        await find(tree, "two")
 
 
 async def test_a_shared_directory_is_found_and_not_entered(tree):

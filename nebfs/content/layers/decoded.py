@@ -18,19 +18,24 @@ import structlog
 import trio
 
 from nebfs.blocks import Store
+from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.content.decoders import read_index
 from nebfs.content.layers.decoded_blocks import Blocks
 from nebfs.content.layers.decoded_passing import Passing
 from nebfs.content.peeking import UNKNOWN
 from nebfs.content.stack import Reader, ReaderFacts
 from nebfs.ending import pass_on
-from nebfs.errors import Damaged, NebfsError, TimedOut, Unready
+from nebfs.errors import CacheFault, Damaged, NebfsError, TimedOut, Unready
 from nebfs.model import Revision
 
 log = structlog.get_logger()
 
 ROUNDS = 8
 """How often one read starts over because what was decoded has left the cache already."""
+
+ATTEMPTS = 2
+"""Passes that are made for somebody who wants all of it: the second one brings back what made room
+for what came after it."""
 
 CHAINED = frozenset({"gz", "bz2"})
 """What has no index at all."""
@@ -70,6 +75,10 @@ class Decoding:
         self._indexed = compression in CHAINED
         self._indexing = trio.Lock()
         self._ahead = False
+        self.hits = self.waits = 0
+        """Reads that found their bytes decoded already, of those that were not answered at once,
+        and reads that did not.
+        """
         if self.file.complete and not passing.whole and passing.size is not None:
             # An earlier life has ended just before it was judged.
             passing.start()
@@ -78,6 +87,20 @@ class Decoding:
     def size(self) -> int | None:
         """How long it is, as far as that is known."""
         return self.passing.size
+
+    @property
+    def frontier(self) -> int:
+        """Up to which byte everything is decoded and here; while a pass is under way, up to where
+        that has come.
+        """
+        first = self.file.absent(0, self.file.slots)
+        here = self.file.size if first < 0 else first << SLOT_SHIFT
+        return max(here, self.passing.position if self.passing.under_way else 0)
+
+    @property
+    def decoded_blocks(self) -> int:
+        """How many blocks were decoded by themselves."""
+        return 0 if self._blocks is None else self._blocks.decoded
 
     @property
     def is_busy(self) -> bool:
@@ -90,6 +113,10 @@ class Decoding:
         """
         file = self.file
         first, stop = file.span(offset, length)
+        if file.has(first, stop):
+            self.hits += 1
+        else:
+            self.waits += 1
         for _ in range(ROUNDS):
             await self._await(first, stop, offset + length)
             view = file.warm(offset, length)
@@ -211,6 +238,39 @@ class Decoding:
             )
         return passing.size
 
+    async def complete(self) -> None:
+        """Return when all of it is decoded, proven and here, for somebody who asked for that.
+
+        Raises as ``read``, and CacheFault when the cache has no room for all of it.
+        """
+        passing = self.passing
+        for _ in range(ATTEMPTS):
+            if self.file.complete and passing.whole:
+                return
+            self._check()
+            passing.wanted_whole = True
+            passing.start()
+            try:
+                await self._end_of_pass()
+            except trio.Cancelled:
+                passing.wanted_whole = False
+                raise
+        if not self.file.complete:
+            raise CacheFault("what is decompressed leaves the cache again: there is no room for it")
+
+    async def _end_of_pass(self) -> None:
+        passing, ended = self.passing, self.passing.ended
+        while not ended.is_set():
+            moved = passing.moved
+            with trio.move_on_after(self._patience):
+                await ended.wait()
+            # One that waits for its turn may do so for as long as others take.
+            if not ended.is_set() and passing.moved == moved and passing.has_turn:
+                raise TimedOut("decompressing the image does not get on", after=self._patience)
+        self._check()
+        if passing.error is not None:
+            raise copy.copy(passing.error) from passing.error
+
     async def aclose(self) -> None:
         """Give the cache file back."""
         if self._blocks is not None:
@@ -236,7 +296,7 @@ class Decoded:
         revision: Revision,
         close: Callable[[], Awaitable[None]],
     ) -> None:
-        self._decoding = decoding
+        self.decoding = decoding
         self._close = close
         self.revision = revision
         self.warm = decoding.file.warm
@@ -244,16 +304,16 @@ class Decoded:
     @property
     def size(self) -> int:
         """The length, or UNKNOWN."""
-        size = self._decoding.size
+        size = self.decoding.size
         return UNKNOWN if size is None else size
 
     async def pread(self, offset: int, length: int) -> bytes | memoryview:
         """Return exactly these bytes. See Decoding.read."""
-        return await self._decoding.read(offset, length)
+        return await self.decoding.read(offset, length)
 
     def facts(self) -> ReaderFacts:
         """Say how much is decoded."""
-        file, failure = self._decoding.file, self._decoding.passing.failure
+        file, failure = self.decoding.file, self.decoding.passing.failure
         return ReaderFacts(
             size=self.size,
             cached=file.cached_bytes,

@@ -45,6 +45,8 @@ class Blocks:
         """`source` opens the compressed file: once, when it is needed. `on_taint` is called when
         that turns out not to be what was published.
         """
+        self.decoded = 0
+        """How many blocks were decoded."""
         self._on_taint = on_taint
         self._compression = compression
         self._blocks = blocks
@@ -99,6 +101,7 @@ class Blocks:
             await self._store.reserve(amount)
             try:
                 packed = [await self._fetch(reader, block) for block in blocks]
+                self.decoded += len(blocks)
                 # Together: of a few bytes each, a thread for each would be what takes the time.
                 filled = await trio.to_thread.run_sync(
                     self._unpack, packed, blocks, made, start, claimed, limiter=decode_threads

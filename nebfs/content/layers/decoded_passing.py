@@ -80,6 +80,12 @@ class Passing:
         """Set when the pass that was started last has ended."""
         self.moved = 0
         """Grows with every step."""
+        self.passes = 0
+        """How many passes were begun."""
+        self.position = 0
+        """Decompressed bytes that the last pass has behind it."""
+        self.has_turn = False
+        """Whether the pass that is under way has begun: few are at once."""
         self.progress = 0.0
         """Which part of the compressed file the pass has behind it."""
         self.wanted_whole = False
@@ -133,6 +139,7 @@ class Passing:
         try:
             with scope:
                 async with self._turns.taken(self):
+                    self.has_turn = True
                     await self._pass()
             error = None
         except NebfsError as exc:
@@ -144,7 +151,7 @@ class Passing:
             error = Bug(exc)
         finally:
             self._scope, self.error = None, error
-            self.wanted_whole = False
+            self.has_turn = self.wanted_whole = False
             self.ended.set()
             self.file.tell()
             self._on_end()
@@ -152,6 +159,8 @@ class Passing:
     async def _pass(self) -> None:
         reader = await self._source()
         work: Pass | None = None
+        self.passes += 1
+        self.position, self.progress = 0, 0.0
         try:
             work = Pass(self._compression, self.file, self.size)
             at = 0
@@ -201,6 +210,7 @@ class Passing:
                 await self._fail(exc)
                 raise
             self.moved += 1
+            self.position = work.position
 
     async def _advance(self, work: Pass) -> bool:
         file = self.file

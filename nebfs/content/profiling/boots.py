@@ -35,8 +35,8 @@ LOOK = 10.0
 """Seconds between two looks at whether a boot is over."""
 
 PATIENCE = 5.0
-"""Seconds that closing a file may take for a profile: it is megabytes of hashing, and one small
-file."""
+"""Seconds that comparing and hashing may take for a profile: it is megabytes of a cache disk, which
+may be busy. What was recorded is kept with the checksums that were had by then."""
 
 
 class Boots:
@@ -112,11 +112,11 @@ class Boots:
 
     async def _keep(self, recorder: Recorder) -> None:
         """Keep a recording if it is of a boot; nothing is lost when the image is closed meanwhile,
-        or the daemon stops.
+        or the daemon stops. No deadline is over all of it: where many images are open at the end
+        they wait for each other.
         """
         if recorder.is_boot(self._cached.file.slots):
-            deadline = trio.current_time() + PATIENCE
-            with trio.CancelScope(shield=True, deadline=deadline):
+            with trio.CancelScope(shield=True):
                 try:
                     await self._merge(list(recorder.order))
                 except Exception:  # a bug here must cost a profile, not the mount
@@ -128,12 +128,11 @@ class Boots:
         revision = self._cached.revision
         async with self._shelf.turn:
             old = await self._shelf.load(self._key)
-            if (
-                old is not None
-                and old.revision.differs_from(revision)
-                and not await has_layout(old, file)
-            ):
-                old = None
+            if old is not None and old.revision.differs_from(revision):
+                same = False
+                with trio.move_on_after(PATIENCE):
+                    same = await has_layout(old, file)
+                old = old if same else None
             parts = merged(old, read, file.size)
             if parts is None:
                 return
@@ -145,8 +144,11 @@ class Boots:
                 recorded=time.time(),
                 parts=parts,
             )
-            sums = await sums_of(file, list(profile.slots()))
-            await self._shelf.save(replace(profile, sums=sums))
+            sums: list[tuple[int, int]] = []
+            with trio.move_on_after(PATIENCE):
+                async for one in sums_of(file, list(profile.slots())):
+                    sums.append(one)  # noqa: PERF401 - those that were had are kept
+            await self._shelf.save(replace(profile, sums=tuple(sums)))
         log.info("profile.recorded", image=self._image, ranges=len(parts), bytes=profile.length)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from xxhash import xxh3_64_intdigest
 
@@ -58,18 +58,16 @@ async def has_layout(profile: Profile, file: BlockFile) -> bool:
     return comparison.known and not comparison.other
 
 
-async def sums_of(file: BlockFile, slots: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Return checksums of some of `slots` that are here: of the first, and of a few of the rest.
+async def sums_of(file: BlockFile, slots: Sequence[int]) -> AsyncIterator[tuple[int, int]]:
+    """Yield checksums of some of `slots` that are here: of the first, and of a few of the rest.
 
     Zeros prove nothing, and have none.
     """
     half = MOST_SUMS // 2
     first, rest = slots[:half], slots[half:]
     step = max(1, -(-len(rest) // half))
-    found = []
     for slot in (*first, *rest[::step]):
         if file.has(slot, slot + 1):
             data = await file.read(slot * SLOT_SIZE, file.length(slot))
             if data is not None and data.count(0) != len(data):
-                found.append((slot * SLOT_SIZE, xxh3_64_intdigest(data)))
-    return tuple(found)
+                yield slot * SLOT_SIZE, xxh3_64_intdigest(data)

@@ -135,7 +135,7 @@ class Shop:
             assert not store._evicting.locked()
         assert self.library.open_objects == 0, "an object is open"
         assert not self.library._opening.locked()
-        assert self.library._decodings._shared == {}, "a decoded object is open"
+        assert self.library.decodings._shared == {}, "a decoded object is open"
         assert self.files.running == 0, "something is being fetched"
         for place in self.library._places.values():
             assert place.gate.holding == place.row.holding == 0, "a turn is held"
