@@ -1,6 +1,6 @@
 """What exists, as whole dated snapshots, kept on disk for a start without the network.
 
-What lives here: the snapshot (``snapshot``), taking one (``survey`` asks the front-end and every
+What lives here: the snapshot (``snapshot``), taking one, or one place of it (``survey`` asks every
 place's driver; ``keeping`` says what stays of a place that failed), comparing two (``compare``),
 keeping one on disk (``saved``) and its life: start, refresh, what happens when the front-end is
 away or turns us out (``catalog``). ``homes`` finds every object its place, ``together`` asks
@@ -21,18 +21,28 @@ writing and reading snapshots happens in worker threads.
 """
 
 from nebfs.catalog.callers import Callers
-from nebfs.catalog.catalog import Catalog, Documents
-from nebfs.catalog.compare import changed_places, differs
+from nebfs.catalog.catalog import Catalog, Documents, Survey
+from nebfs.catalog.compare import Changes, changed_places, changes, differs
 from nebfs.catalog.lists import FrontEnd
 from nebfs.catalog.openings import Backups, Keeping, Openings
-from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
+from nebfs.catalog.snapshot import (
+    DATASTORE,
+    MARKETPLACE,
+    CloudSnapshot,
+    DatastoreListing,
+    MarketplaceListing,
+    Place,
+)
 from nebfs.catalog.survey import Surveyor
 from nebfs.catalog.usable import Usable, usable_by
 
 __all__ = [
+    "DATASTORE",
+    "MARKETPLACE",
     "Backups",
     "Callers",
     "Catalog",
+    "Changes",
     "CloudSnapshot",
     "DatastoreListing",
     "Documents",
@@ -40,9 +50,12 @@ __all__ = [
     "Keeping",
     "MarketplaceListing",
     "Openings",
+    "Place",
+    "Survey",
     "Surveyor",
     "Usable",
     "changed_places",
+    "changes",
     "differs",
     "usable_by",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import trio
 
 from nebfs.catalog.compare import differs
 from nebfs.catalog.saved import pack, unpack
-from nebfs.catalog.snapshot import CloudSnapshot
+from nebfs.catalog.snapshot import CloudSnapshot, Place
 from nebfs.ending import pass_on
 from nebfs.errors import Bug, NebfsError, Refused, TimedOut
 from nebfs.units import format_duration
@@ -39,10 +39,25 @@ class Documents(Protocol):
         ...
 
 
+class Survey(Protocol):
+    """What takes snapshots: of everything, or of `only` one place of `previous`."""
+
+    async def __call__(
+        self, previous: CloudSnapshot | None, only: Place | None = None
+    ) -> CloudSnapshot:
+        """Return the new snapshot; of the other places than `only` it is the previous one. Raises
+        NebfsError.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class _Flight:
-    """One survey under way, and how it ended. Not `finished`: whoever ran it was cancelled."""
+    """One survey under way, of everything or of `only` one place, and how it ended. Not
+    `finished`: whoever ran it was cancelled.
+    """
 
+    only: Place | None = None
     ended: trio.Event = field(default_factory=trio.Event)
     finished: bool = False
     failure: NebfsError | None = None
@@ -59,7 +74,7 @@ class Catalog:
 
     def __init__(
         self,
-        survey: Callable[[CloudSnapshot | None], Awaitable[CloudSnapshot]],
+        survey: Survey,
         documents: Documents,
         *,
         interval: float,
@@ -121,34 +136,40 @@ class Catalog:
             await trio.sleep(self._interval * spread)
             await self.refresh()
 
-    async def refresh(self) -> NebfsError | None:
+    async def refresh(self, only: Place | None = None) -> NebfsError | None:
         """Take a new snapshot now, or join the survey that is under way.
+
+        With `only`, one place is asked and the others stay as they are, and as old. While the
+        snapshot is in trouble all are asked: that they are as the front-end has them, and that the
+        session may still see them, is not known.
 
         Returns None when it went well, else why it did not; the last good snapshot then stays.
         """
         # Longer than the first one may take: nobody waits for it, but it must end.
-        return await self._fly(max(self._deadline, self._interval))
+        return await self._fly(max(self._deadline, self._interval), only)
 
-    async def _fly(self, deadline: float) -> NebfsError | None:
+    async def _fly(self, deadline: float, only: Place | None = None) -> NebfsError | None:
         while self._flight is not None:
             joined = self._flight
             await joined.ended.wait()
-            if joined.finished:
+            if joined.finished and joined.only in {None, only}:
                 return joined.failure
-        flight = self._flight = _Flight()
+        if self._denied or self._current is None or self._current.trouble:
+            only = None
+        flight = self._flight = _Flight(only)
         try:
-            flight.failure = await self._attempt(deadline)
+            flight.failure = await self._attempt(deadline, only)
             flight.finished = True
         finally:
             self._flight = None
             flight.ended.set()
         return flight.failure
 
-    async def _attempt(self, deadline: float) -> NebfsError | None:
+    async def _attempt(self, deadline: float, only: Place | None) -> NebfsError | None:
         failure: NebfsError
         try:
             with trio.fail_after(deadline):
-                fresh = await self._survey(self._current)
+                fresh = await self._survey(self._current, only)
         except trio.TooSlowError:
             failure = TimedOut("the survey did not end in time", after=format_duration(deadline))
         except NebfsError as exc:

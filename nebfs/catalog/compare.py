@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
+from nebfs.catalog.snapshot import (
+    DATASTORE,
+    MARKETPLACE,
+    CloudSnapshot,
+    DatastoreListing,
+    MarketplaceListing,
+    Place,
+)
 
-Place = tuple[str, int]
-"""``marketplace`` or ``datastore``, and its id."""
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Apps, images or VMs of one place that came, went, or are not what they were: their ids and
+    names, by ascending id.
+    """
+
+    added: tuple[tuple[int, str], ...] = ()
+    removed: tuple[tuple[int, str], ...] = ()
+    changed: tuple[tuple[int, str], ...] = ()
 
 
 def differs(old: CloudSnapshot | None, new: CloudSnapshot) -> bool:
@@ -32,11 +48,48 @@ def changed_places(old: CloudSnapshot | None, new: CloudSnapshot) -> frozenset[P
     )
 
 
+def changes(old: CloudSnapshot | None, new: CloudSnapshot) -> dict[Place, Changes]:
+    """Return what is different in the listings of `new`, place by place, and in those that are gone
+    since `old`.
+    """
+    before = _places(old) if old is not None else {}
+    after = _places(new)
+    return {
+        place: _between(_objects(before.get(place)), _objects(after.get(place)))
+        for place in before.keys() | after.keys()
+    }
+
+
+def _between(
+    old: Mapping[int, tuple[str, object]], new: Mapping[int, tuple[str, object]]
+) -> Changes:
+    return Changes(
+        added=tuple((n, new[n][0]) for n in sorted(new.keys() - old.keys())),
+        removed=tuple((n, old[n][0]) for n in sorted(old.keys() - new.keys())),
+        changed=tuple((n, new[n][0]) for n in sorted(new.keys() & old.keys()) if old[n] != new[n]),
+    )
+
+
+def _objects(
+    listing: MarketplaceListing | DatastoreListing | None,
+) -> dict[int, tuple[str, object]]:
+    """Return the name of each object of a listing and all that is known of it, by its id. A system
+    datastore has VMs, and no images.
+    """
+    match listing:
+        case MarketplaceListing():
+            return {one.app.id: (one.app.name, one) for one in listing.offers}
+        case DatastoreListing(parked=()):
+            return {one.image.id: (one.image.name, one) for one in listing.holdings}
+        case DatastoreListing():
+            return {one.machine.id: (one.machine.name, one) for one in listing.parked}
+        case _:
+            return {}
+
+
 def _places(snapshot: CloudSnapshot) -> dict[Place, MarketplaceListing | DatastoreListing]:
     places: dict[Place, MarketplaceListing | DatastoreListing] = {
-        ("marketplace", m.marketplace.id): replace(m, as_of=0.0) for m in snapshot.marketplaces
+        (MARKETPLACE, m.marketplace.id): replace(m, as_of=0.0) for m in snapshot.marketplaces
     }
-    places.update(
-        {("datastore", d.datastore.id): replace(d, as_of=0.0) for d in snapshot.datastores}
-    )
+    places.update({(DATASTORE, d.datastore.id): replace(d, as_of=0.0) for d in snapshot.datastores})
     return places

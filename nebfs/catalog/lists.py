@@ -1,12 +1,13 @@
 """The front-end's lists, as one session may see them: the judgement of who may use what.
 
 They are all or nothing, since half a list looks like deleted images. A survey asks for them with
-the session of the mount; what another user of the machine may use is asked with his own.
+the session of the mount, for all or for those that one place's listing is made of; what another
+user of the machine may use is asked with his own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,13 +64,6 @@ class FrontEnd(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Why there is no answer."""
-
-    reason: str
-
-
 @dataclass(slots=True)
 class Lists:
     """What the front-end has answered."""
@@ -84,24 +78,24 @@ class Lists:
     machines: tuple[VirtualMachine, ...] | Failed = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why there is no answer."""
+
+    reason: str
+
+
 async def lists_of(front_end: FrontEnd, *, machines: bool) -> Lists:
     """Return all of the front-end's lists. Raises what the front-end raises; but that it does not
     tell its VMs, if `machines` are wanted, is a trouble of system datastores only.
     """
-    lists = Lists()
-
-    async def version() -> None:
-        lists.version = await front_end.version()
-
-    async def user() -> None:
-        lists.user = await front_end.user()
-
-    async def zones() -> None:
-        lists.zones = await front_end.zones()
-
-    await together(version, user, zones, *_places(front_end, lists))
-    await _objects(front_end, lists, machines=machines)
-    return lists
+    asking = _Asking(front_end)
+    await together(
+        asking.version, asking.user, asking.zones, asking.marketplaces, asking.datastores
+    )
+    # These need to know which ids to expect, in case a list cannot be sent as a whole.
+    await together(asking.apps, asking.images, *([asking.machines] if machines else []))
+    return asking.lists
 
 
 async def objects_of(front_end: FrontEnd, *, machines: bool) -> Lists:
@@ -109,43 +103,62 @@ async def objects_of(front_end: FrontEnd, *, machines: bool) -> Lists:
 
     Raises as `lists_of` does.
     """
-    lists = Lists()
-    await together(*_places(front_end, lists))
-    await _objects(front_end, lists, machines=machines)
-    return lists
+    asking = _Asking(front_end)
+    await together(asking.marketplaces, asking.datastores)
+    await together(asking.apps, asking.images, *([asking.machines] if machines else []))
+    return asking.lists
 
 
-def _places(front_end: FrontEnd, lists: Lists) -> tuple[Callable[[], Awaitable[None]], ...]:
-    """Return what asks for the places."""
-
-    async def marketplaces() -> None:
-        lists.marketplaces = await front_end.marketplaces()
-
-    async def datastores() -> None:
-        lists.datastores = await front_end.datastores()
-
-    return marketplaces, datastores
-
-
-async def _objects(front_end: FrontEnd, lists: Lists, *, machines: bool) -> None:
-    """Ask for what is in the places, which tell which ids to expect, in case a list cannot be sent
-    as a whole.
+async def marketplaces_of(front_end: FrontEnd) -> Lists:
+    """Return what there is of marketplaces and apps; OpenNebula lists no apps of one marketplace
+    alone. Raises as `lists_of` does.
     """
+    asking = _Asking(front_end)
+    await asking.marketplaces()
+    await asking.apps()
+    return asking.lists
 
-    async def apps() -> None:
-        lists.apps = await front_end.apps(app_homes(lists.marketplaces))
 
-    async def images() -> None:
-        lists.images = await front_end.images(image_homes(lists.datastores))
+async def datastores_of(front_end: FrontEnd, *, machines: bool) -> Lists:
+    """Return what there is of datastores, images and, if wanted, VMs. Raises as `lists_of` does."""
+    asking = _Asking(front_end)
+    await asking.datastores()
+    await together(asking.images, *([asking.machines] if machines else []))
+    return asking.lists
 
-    async def virtual_machines() -> None:
-        if not machines:
-            return
+
+class _Asking:
+    """The questions, each of which puts its answer into `lists`."""
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        self.lists = Lists()
+        self._front_end = front_end
+
+    async def version(self) -> None:
+        self.lists.version = await self._front_end.version()
+
+    async def user(self) -> None:
+        self.lists.user = await self._front_end.user()
+
+    async def zones(self) -> None:
+        self.lists.zones = await self._front_end.zones()
+
+    async def marketplaces(self) -> None:
+        self.lists.marketplaces = await self._front_end.marketplaces()
+
+    async def datastores(self) -> None:
+        self.lists.datastores = await self._front_end.datastores()
+
+    async def apps(self) -> None:
+        self.lists.apps = await self._front_end.apps(app_homes(self.lists.marketplaces))
+
+    async def images(self) -> None:
+        self.lists.images = await self._front_end.images(image_homes(self.lists.datastores))
+
+    async def machines(self) -> None:
         try:
-            lists.machines = await front_end.machines()
+            self.lists.machines = await self._front_end.machines()
         except Refused:
             raise
         except NebfsError as exc:
-            lists.machines = Failed(f"the front-end does not tell its VMs: {exc}")
-
-    await together(apps, images, virtual_machines)
+            self.lists.machines = Failed(f"the front-end does not tell its VMs: {exc}")

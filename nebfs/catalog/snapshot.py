@@ -7,8 +7,15 @@ there is none. "Not in the snapshot" therefore means "not there, or not for this
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from nebfs.model import Datastore, Holding, Marketplace, Offer, Parked, User, Zone
+
+MARKETPLACE: Final = "marketplace"
+DATASTORE: Final = "datastore"
+
+Place = tuple[str, int]
+"""MARKETPLACE or DATASTORE, and its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,8 @@ class DatastoreListing:
 class CloudSnapshot:
     """Everything that a mount shows, as `source` (an address without credentials) told it.
 
-    `taken` is when the survey ended, in seconds since the epoch. `trouble` says why there is no
+    `taken` is when the survey of all ended, in seconds since the epoch; a place may have been asked
+    by itself since, and its own date tells that. `trouble` says why there is no
     newer snapshot than this one; empty while there is nothing wrong. Without a front-end `version`
     is empty and `user` None. Places are in ascending order of their ids.
     """

@@ -17,8 +17,21 @@ import trio
 
 from nebfs.catalog.homes import apps_by_marketplace, images_by_datastore, marketplaces_at
 from nebfs.catalog.keeping import kept_holdings, kept_offers, kept_parked
-from nebfs.catalog.lists import Failed, FrontEnd, Lists, lists_of
-from nebfs.catalog.snapshot import CloudSnapshot, DatastoreListing, MarketplaceListing
+from nebfs.catalog.lists import (
+    Failed,
+    FrontEnd,
+    Lists,
+    datastores_of,
+    lists_of,
+    marketplaces_of,
+)
+from nebfs.catalog.snapshot import (
+    MARKETPLACE,
+    CloudSnapshot,
+    DatastoreListing,
+    MarketplaceListing,
+    Place,
+)
 from nebfs.datastores import DatastoreDriver, SystemDatastore
 from nebfs.ending import pass_on
 from nebfs.errors import Bug, NebfsError
@@ -60,12 +73,19 @@ class Surveyor:
     system: SystemDatastore | None = None
 
     async def cloud(
-        self, front_end: FrontEnd, source: str, previous: CloudSnapshot | None
+        self,
+        front_end: FrontEnd,
+        source: str,
+        previous: CloudSnapshot | None,
+        only: Place | None = None,
     ) -> CloudSnapshot:
-        """Survey the cloud behind `front_end`, at the address `source`.
+        """Survey the cloud behind `front_end`, at the address `source`; or `only` one place of
+        `previous`, whose other places stay as they are, and as old.
 
         Raises what the front-end raises; places that fail are a part of the snapshot.
         """
+        if previous is not None and only is not None:
+            return await self._one_of_cloud(front_end, previous, only)
         lists = await lists_of(front_end, machines=self.system is not None)
         return await self._places(
             without_credentials(source),
@@ -75,12 +95,54 @@ class Surveyor:
         )
 
     async def marketplaces(
-        self, urls: Sequence[str], previous: CloudSnapshot | None
+        self, urls: Sequence[str], previous: CloudSnapshot | None, only: Place | None = None
     ) -> CloudSnapshot:
-        """Survey the public marketplaces at `urls`, without a front-end. Raises nothing."""
-        source = " ".join(without_credentials(url) for url in urls)
+        """Survey the public marketplaces at `urls`, without a front-end; or `only` one of them, see
+        ``cloud``. Raises nothing.
+        """
         homes = [(marketplace, None) for marketplace in marketplaces_at(urls)]
+        if previous is not None and only is not None:
+            return await self._one_market(previous, only[1], homes)
+        source = " ".join(without_credentials(url) for url in urls)
         return await self._places(source, previous, Lists(), homes)
+
+    async def _one_of_cloud(
+        self, front_end: FrontEnd, previous: CloudSnapshot, only: Place
+    ) -> CloudSnapshot:
+        kind, number = only
+        if kind == MARKETPLACE:
+            lists = await marketplaces_of(front_end)
+            homes = apps_by_marketplace(lists.marketplaces, lists.apps)
+            return await self._one_market(previous, number, homes)
+        old = {d.datastore.id: d for d in previous.datastores}
+        parks = number in old and old[number].datastore.type is DatastoreType.SYSTEM
+        machines = self.system is not None and parks
+        lists = await datastores_of(front_end, machines=machines)
+        stores = {n: listing for n, listing in old.items() if n != number}
+        for home, images in images_by_datastore(lists.datastores, lists.images):
+            if home.id == number:
+                listing = await self._store(home, images, old.get(number, DatastoreListing(home)))
+                stores[number] = listing
+                if self.system is not None and machines:
+                    wanted = {number: listing}
+                    await self._park(self.system, wanted, _held(stores), lists.machines, old)
+                    stores |= wanted
+        return replace(previous, datastores=tuple(stores[n] for n in sorted(stores)))
+
+    async def _one_market(
+        self,
+        previous: CloudSnapshot,
+        number: int,
+        homes: Sequence[tuple[Marketplace, list[App] | None]],
+    ) -> CloudSnapshot:
+        """Return `previous` with that marketplace as it is now; without it, if it is gone."""
+        markets = {m.marketplace.id: m for m in previous.marketplaces}
+        old = markets.pop(number, None)
+        for home, apps in homes:
+            if home.id == number:
+                before = old or MarketplaceListing(home)
+                markets[number] = await self._market(home, apps, previous.version, before)
+        return replace(previous, marketplaces=tuple(markets[n] for n in sorted(markets)))
 
     async def _places(
         self,
@@ -110,7 +172,7 @@ class Surveyor:
             for datastore, images in images_by_datastore(lists.datastores, lists.images):
                 nursery.start_soon(store, datastore, images)
         if self.system is not None:
-            await self._park(self.system, stores, lists.machines, old_stores)
+            await self._park(self.system, stores, _held(stores), lists.machines, old_stores)
         return CloudSnapshot(
             source=source,
             taken=self.now(),
@@ -153,14 +215,14 @@ class Surveyor:
         self,
         system: SystemDatastore,
         stores: dict[int, DatastoreListing],
+        images: Mapping[int, Holding],
         machines: tuple[VirtualMachine, ...] | Failed,
         old_stores: Mapping[int, DatastoreListing],
     ) -> None:
         """Put the disks of VMs at rest into the listings of their system datastores.
 
-        After the others: a disk may build on an image.
+        After the others: a disk may build on one of `images`.
         """
-        images = {h.image.id: h for listing in stores.values() for h in listing.holdings}
 
         async def one(listing: DatastoreListing) -> None:
             place = listing.datastore
@@ -211,6 +273,10 @@ class Surveyor:
         if reason != known_trouble:
             log.warning("place.failed", kind=kind, name=name, reason=reason)
         return Failed(reason)
+
+
+def _held(stores: Mapping[int, DatastoreListing]) -> dict[int, Holding]:
+    return {h.image.id: h for listing in stores.values() for h in listing.holdings}
 
 
 def _marked(holding: Holding) -> Holding:

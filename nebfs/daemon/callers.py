@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
 
 import trio
 
-from nebfs.catalog import Callers, CloudSnapshot, Usable, usable_by
+from nebfs.catalog import Callers, CloudSnapshot, Place, Survey, Usable, usable_by
 from nebfs.config import Settings
 from nebfs.daemon.credentials import session_of_user
 from nebfs.errors import Unreachable
 from nebfs.opennebula import Caller, FrontEnd, Session
-
-Survey = Callable[[CloudSnapshot | None], Awaitable[CloudSnapshot]]
 
 READING = 32
 """Threads that may read session files at once, one for each user. A home can be on a server that
@@ -68,10 +65,10 @@ def with_callers(survey: Survey, callers: Callers | None) -> Survey:
     if callers is None:
         return survey
 
-    async def both(previous: CloudSnapshot | None) -> CloudSnapshot:
+    async def both(previous: CloudSnapshot | None, only: Place | None = None) -> CloudSnapshot:
         callers.begin_refresh()
         try:
-            return await survey(previous)
+            return await survey(previous, only)
         finally:
             await callers.refreshed()
 

@@ -25,13 +25,14 @@ from nebfs.catalog import (
     CloudSnapshot,
     Keeping,
     Openings,
+    Survey,
     Surveyor,
 )
 from nebfs.config import Settings
 from nebfs.content import Library, LibrarySettings, Prober
 from nebfs.content.disks import Inside
 from nebfs.content.profiling import Shelf
-from nebfs.daemon.callers import Survey, callers_of, with_callers
+from nebfs.daemon.callers import callers_of, with_callers
 from nebfs.daemon.credentials import session_of
 from nebfs.daemon.lasting import lasting
 from nebfs.daemon.pins import Pins

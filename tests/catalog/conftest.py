@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 import trio
 
-from nebfs.catalog import CloudSnapshot, Surveyor
+from nebfs.catalog import CloudSnapshot, Place, Surveyor
 from nebfs.model import (
     App,
     AppState,
@@ -183,10 +183,12 @@ class World:
 
         return Surveyor(market_driver, self.driver, 10.0, self.clock, self.system)
 
-    def survey(self, previous: CloudSnapshot | None = None) -> Awaitable[CloudSnapshot]:
+    def survey(
+        self, previous: CloudSnapshot | None = None, only: Place | None = None
+    ) -> Awaitable[CloudSnapshot]:
         self.surveys += 1
         source = "http://bob:canary@one.example.org/RPC2"
-        return self.surveyor.cloud(self.cloud, source, previous)
+        return self.surveyor.cloud(self.cloud, source, previous, only)
 
 
 class Shelf:

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from nebfs.catalog import changed_places
 from nebfs.catalog.homes import marketplaces_at
-from nebfs.catalog.survey import FrontEnd
+from nebfs.catalog.lists import FrontEnd
 from nebfs.datastores import DatastoreDrivers
 from nebfs.errors import Refused, Unreachable
 from nebfs.marketplaces import driver_for

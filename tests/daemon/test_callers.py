@@ -132,7 +132,7 @@ async def test_a_survey_asks_about_everybody_and_does_not_fail_with_them():
         async def refreshed(self):
             log.append("refreshed")
 
-    async def survey(previous):
+    async def survey(previous, only=None):
         log.append("surveyed")
         if previous == "away":
             raise Unreachable("no answer")

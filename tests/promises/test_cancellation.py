@@ -37,6 +37,8 @@ PROFILING = "nebfs.content.profiling"
 
 EXEMPT = {
     "nebfs.catalog.callers.Callers": "what other users may see; tests/catalog/test_callers.py",
+    "nebfs.catalog.lists.datastores_of": "questions of one place; tests/catalog/test_one_place.py",
+    "nebfs.catalog.lists.marketplaces_of": "as datastores_of",
     "nebfs.catalog.lists.objects_of": "the questions of lists_of, which is cancelled",
     "nebfs.catalog.usable.usable_by": "waits for objects_of alone",
     "nebfs.blocks.store.MemoryStore": "waits for nothing of its own",
