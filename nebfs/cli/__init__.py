@@ -25,6 +25,6 @@ traceback. Exit codes::
     32   the mount failed (as mount(8) answers)
     69   the front-end or marketplace cannot be reached; verify: the image cannot be read
     70   a mistake in nebfs itself: please report it
-    77   the front-end refused the credentials
+    77   the front-end refused the credentials, or the mount is another user's
     130  interrupted from the keyboard
 """

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nebfs.cli import exits
+from nebfs.cli.answers import counted, dicts, number, whole
 from nebfs.cli.daemons import by_daemon, daemons, place_of
 from nebfs.cli.door import Door, printable, say, verbose_option
 from nebfs.cli.flags import json_option, run_dir_option
@@ -63,12 +64,12 @@ def usage(mountpoint: Path | None, cache_dir: Path | None, as_json: bool, run_di
         return
     for one in found:
         objects = _objects(one)
-        limit = f" of {format_size(_number(one['limit']))}" if one.get("limit") else ""
-        pinned = sum(_number(o.get("disk")) for o in objects if o.get("pinned"))
-        whole = sum(_number(o.get("cached")) == _number(o.get("size")) for o in objects)
+        limit = f" of {format_size(number(one['limit']))}" if one.get("limit") else ""
+        pinned = sum(number(o.get("disk")) for o in objects if o.get("pinned"))
+        complete = sum(_share(o) == "100 %" for o in objects)
         click.echo(printable(str(one.get("directory") or one.get("mountpoint"))))
-        click.echo(f"  used     {format_size(_number(one.get('used')))}{limit}")
-        click.echo(f"  objects  {len(objects)}, {whole} of them whole")
+        click.echo(f"  used     {format_size(number(one.get('used')))}{limit}")
+        click.echo(f"  objects  {len(objects)}, {complete} of them whole")
         if pinned:
             click.echo(f"  pinned   {format_size(pinned)}")
 
@@ -83,7 +84,7 @@ def list_command(
 ) -> None:
     """List what is in the cache, what was used last first."""
     found = [one for answer in answers(mountpoint, cache_dir, run_dir) for one in _objects(answer)]
-    found.sort(key=lambda one: -_number(one.get("used")))
+    found.sort(key=lambda one: -number(one.get("used")))
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -102,8 +103,8 @@ def list_command(
     for one in found:
         table.add_row(
             str(one.get("key"))[:12],
-            format_size(_number(one.get("size"))),
-            f"{_share(one)} %",
+            _size(one),
+            _share(one),
             _ago(one),
             ", ".join(_state(one)) or "-",
             Text(printable(str(one.get("source") or "-"))),
@@ -131,12 +132,18 @@ def map_command(path: Path, as_json: bool, run_dir: Path) -> None:
         click.echo(json.dumps(answer, indent=2))
         return
     width = Console().width if sys.stdout.isatty() else WIDTH
-    files = answer.get("files")
-    for one in files if isinstance(files, list) else []:
-        size, cached = _number(one.get("size")), _number(one.get("cached"))
+    for one in dicts(answer.get("files")):
+        cached, ranges = number(one.get("cached")), _ranges(one)
         click.echo(printable(str(one.get("source"))))
-        click.echo(f"▕{drawn_map(one.get('ranges') or [], size, width - 2)}▏")
-        click.echo(f"{format_size(cached)} of {format_size(size)}, {_share(one)} %")
+        if one.get("size") is None:
+            # What was decompressed so far is all that there is to draw.
+            size: float = ranges[-1][1] if ranges else 0
+            said = f"{format_size(cached)}; how long it is is not known yet"
+        else:
+            size = number(one.get("size"))
+            said = f"{format_size(cached)} of {_size(one)}, {_share(one)}"
+        click.echo(f"▕{drawn_map(ranges, size, width - 2)}▏")
+        click.echo(said)
 
 
 @cache_command.command()
@@ -180,8 +187,8 @@ def drop(
         if as_json:
             click.echo(json.dumps(said))
             continue
-        freed = format_size(_number(said.get("bytes")))
-        click.echo(f"{_count(said.get('dropped'), 'object')} dropped, {freed} made free")
+        freed = format_size(number(said.get("bytes")))
+        click.echo(f"{counted(said.get('dropped'), 'object')} dropped, {freed} made free")
         for one in kept if isinstance(kept, list) else []:
             say(f"stays: {one.get('source')}: {one.get('reason')}; --force drops it, too")
     ctx.exit(exits.FAILURE if stayed else exits.OK)
@@ -217,7 +224,7 @@ def _check_as_lines(told: Iterator[dict[str, object]]) -> int:
     rotten = 0
     for one in told:
         click.echo(json.dumps(one))
-        rotten += int(_number(one.get("blocks"))) if one.get("event") == "end" else 0
+        rotten += whole(one.get("blocks")) if one.get("event") == "end" else 0
     return rotten
 
 
@@ -227,17 +234,17 @@ def _check_as_a_bar(told: Iterator[dict[str, object]]) -> int:
         for one in told:
             match one.get("event"):
                 case "progress":
-                    shown.update("checking", int(_number(one["here"])), int(_number(one["size"])))
+                    shown.update("checking", whole(one["here"]), whole(one["size"]))
                 case "rot":
-                    blocks = _count(one.get("blocks"), "block")
+                    blocks = counted(one.get("blocks"), "block")
                     shown.say(f"{one.get('source')}: {blocks} rotten, taken out")
                 case "end":
-                    rotten = int(_number(one.get("blocks")))
-                    size = format_size(_number(one.get("bytes")))
+                    rotten = whole(one.get("blocks"))
+                    size = format_size(number(one.get("bytes")))
                     wrong = (
-                        f"{_count(rotten, 'block')} taken out" if rotten else "all of it is right"
+                        f"{counted(rotten, 'block')} taken out" if rotten else "all of it is right"
                     )
-                    shown.say(f"{_count(one.get('objects'), 'object')}, {size}: {wrong}")
+                    shown.say(f"{counted(one.get('objects'), 'object')}, {size}: {wrong}")
     return rotten
 
 
@@ -256,7 +263,7 @@ def answers(
     from nebfs.daemon.resting import records  # noqa: PLC0415 - only here it is needed
 
     objects = records(resolved(cache_dir))
-    used = sum(_number(one["disk"]) for one in objects)
+    used = sum(number(one["disk"]) for one in objects)
     return [{"directory": str(cache_dir), "used": used, "objects": objects}]
 
 
@@ -278,31 +285,38 @@ def _level(share: float) -> int:
     return full if share > 0.999 else min(max(round(share * full), 1), full - 1)
 
 
-def _objects(answer: Mapping[str, object]) -> list[dict[str, object]]:
-    found = answer.get("objects")
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+def _objects(answer: Mapping[str, object]) -> list[Mapping[str, object]]:
+    return dicts(answer.get("objects"))
+
+
+def _ranges(one: Mapping[str, object]) -> list[list[int]]:
+    found = one.get("ranges")
+    return found if isinstance(found, list) else []
 
 
 def _state(one: Mapping[str, object]) -> Iterator[str]:
     for name in ("open", "pinned"):
         if one.get(name):
             yield name
-    if one.get("verified"):
+    if one.get("decompressed"):
+        # Of these a verdict says that the compressed file was read to a good end.
+        good = "decompressed" if one.get("verified") else "partly decompressed"
+        yield "DAMAGED" if one.get("verified") == "mismatch" else good
+    elif one.get("verified"):
         yield {"yes": "verified", "mismatch": "DAMAGED"}.get(str(one["verified"]), "")
 
 
-def _share(one: Mapping[str, object]) -> int:
-    size, cached = _number(one.get("size")), _number(one.get("cached"))
-    return int(100 * cached / size) if size else 100
+def _size(one: Mapping[str, object]) -> str:
+    return "?" if one.get("measured") is False else format_size(number(one.get("size")))
+
+
+def _share(one: Mapping[str, object]) -> str:
+    """Return how much is here; while it is not known of how much, how many bytes."""
+    size, cached = number(one.get("size")), number(one.get("cached"))
+    if one.get("measured") is False:
+        return format_size(cached)
+    return f"{int(100 * cached / size) if size else 100} %"
 
 
 def _ago(one: Mapping[str, object]) -> str:
-    return f"{format_duration(max(0.0, time.time() - _number(one.get('used'))))} ago"
-
-
-def _count(number: object, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _number(value: object) -> float:
-    return value if isinstance(value, (int, float)) else 0.0
+    return f"{format_duration(max(0.0, time.time() - number(one.get('used'))))} ago"

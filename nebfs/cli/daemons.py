@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nebfs.cli import exits
-from nebfs.cli.mounts import mount_of, mounted_at
+from nebfs.cli.mounts import Mounted, mount_of, mounted_at
 from nebfs.daemon import registry
 from nebfs.errors import UserError
 
@@ -36,13 +37,13 @@ def place_of(path: Path, run_dir: Path) -> Place:
     where = _entered(Path(os.path.abspath(path)))
     found = mount_of(where)
     if found is None or not found.ours:
-        raise UserError(f"{path} is not in a mount of nebfs", exit_code=exits.NOT_MOUNTED)
-    known = registry.find(run_dir, found.mountpoint)
-    if known is None:
         raise UserError(
-            f"{found.mountpoint} is mounted by a nebfs that this user has no registration of",
+            f"{path} is not in a mount of nebfs; 'nebfs status' shows what is mounted",
             exit_code=exits.NOT_MOUNTED,
         )
+    known = registry.find(run_dir, found.mountpoint)
+    if known is None:
+        raise UserError(unregistered(found), exit_code=exits.NOT_MOUNTED)
     if not known.alive:
         raise UserError(
             f"the daemon of {found.mountpoint}, process {known.pid}, is gone; "
@@ -50,6 +51,22 @@ def place_of(path: Path, run_dir: Path) -> Place:
             exit_code=exits.NOT_MOUNTED,
         )
     return Place(known, str(where.relative_to(found.mountpoint)))
+
+
+def unregistered(mount: Mounted) -> str:
+    """Return what is said of a mount of ours whose daemon is not in our run directory."""
+    owner = mount.owner
+    if owner is None or owner == os.geteuid():
+        who, ask = "a nebfs that is registered elsewhere", "name its directory with --run-dir"
+    else:
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = str(owner)
+        there = "/run/nebfs" if owner == 0 else f"/run/user/{owner}/nebfs"
+        who = f"user {name}"
+        ask = f"ask as {name}, or as root with --run-dir {there}"
+    return f"{mount.mountpoint} is mounted by {who}: {ask}"
 
 
 def _entered(path: Path) -> Path:

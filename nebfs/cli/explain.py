@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from nebfs.cli.answers import dicts, number
 from nebfs.cli.daemons import place_of
 from nebfs.cli.door import printable, verbose_option
 from nebfs.cli.flags import json_option, run_dir_option
@@ -24,8 +25,9 @@ VERIFIED = {
     "": "nothing was published to compare it with",
 }
 WORDS = {"waits": "reads that waited", "seconds": "answering took"}
-SIZES = {"bytes", "here", "hashed"}
+SIZES = {"bytes", "here", "hashed", "frontier"}
 TIMES = {"seconds", "waited"}
+UNMEASURED = "not known before it was decompressed: 'nebfs warm' does that, and so does opening it"
 ALWAYS = {"requests", "retries", "waits", "here"}
 """What is shown also where it is none; the rest goes without saying."""
 
@@ -54,11 +56,12 @@ def explain(path: Path, as_json: bool, run_dir: Path) -> None:
 def lines(answer: Mapping[str, object]) -> Iterator[str]:
     """Yield what is said to a person."""
     yield str(answer.get("path", ""))
-    files = _dicts(answer.get("files"))
+    files = dicts(answer.get("files"))
     kinds = {str(file.get("format")): None for file in files}
     of = f", the disk in {' over '.join(kinds)}" if answer.get("view") else ""
     yield _fact("format", f"{answer.get('format')}{of}")
-    yield _fact("size", _size(answer.get("size")))
+    measured = isinstance(answer.get("size"), int)
+    yield _fact("size", _size(answer.get("size")) if measured else UNMEASURED)
     if answer.get("access") == "sequential":
         yield _fact("access", "from the beginning only: a read waits for everything before it")
     if answer.get("kept"):
@@ -66,9 +69,12 @@ def lines(answer: Mapping[str, object]) -> Iterator[str]:
     opened = answer.get("open_files")
     hits = f"reads that were answered at once: {answer.get('hits')}"
     yield _fact("open", f"by {opened}; {hits}" if opened else "no")
-    for number, file in enumerate(files, 1):
+    decompressed = answer.get("decompressed")
+    if isinstance(decompressed, dict):
+        yield from _decompressed(decompressed)
+    for position, file in enumerate(files, 1):
         if len(files) > 1:
-            yield f"file {number} of {len(files)}"
+            yield f"file {position} of {len(files)}"
         yield from _file(file, kept=not answer.get("kept"))
 
 
@@ -80,7 +86,7 @@ def _file(file: Mapping[str, object], *, kept: bool) -> Iterator[str]:
         yield _fact("cached", f"{_size(file.get('cached'))} of {_size(file.get('size'))}")
         yield _fact("object", str(file.get("key", ""))[:16])
     yield _fact("verified", VERIFIED.get(str(file.get("verified")), file.get("verified")))
-    latency, rate = _number(file.get("latency")), _number(file.get("rate"))
+    latency, rate = number(file.get("latency")), number(file.get("rate"))
     pace = [
         *([f"answers in {format_duration(latency)}"] if latency else []),
         *([f"gives {format_size(rate)}/s"] if rate else []),
@@ -89,7 +95,24 @@ def _file(file: Mapping[str, object], *, kept: bool) -> Iterator[str]:
         yield _fact("its place", ", ".join(pace))
     if file.get("last_error"):
         yield _fact("last error", file["last_error"])
-    layers = _dicts(file.get("layers"))
+    yield from _layers(file)
+
+
+def _decompressed(one: Mapping[str, object]) -> Iterator[str]:
+    """Yield what is said of the object that a compressed file is decompressed into."""
+    yield f"decompressed ({one.get('compression')})"
+    size = f" of {_size(one.get('size'))}" if isinstance(one.get("size"), int) else ""
+    yield _fact("cached", f"{_size(one.get('cached'))}{size}")
+    yield _fact("frontier", f"{_size(one.get('frontier'))} from its beginning are decompressed")
+    yield _fact("object", str(one.get("key", ""))[:16])
+    if one.get("last_error"):
+        yield _fact("last error", one["last_error"])
+    yield from _layers(one)
+    yield "the compressed file"
+
+
+def _layers(of: Mapping[str, object]) -> Iterator[str]:
+    layers = dicts(of.get("layers"))
     if layers:
         yield "  layers, from the top down"
     for layer in layers:
@@ -104,9 +127,9 @@ def _counted(counted: Mapping[str, object]) -> Iterator[str]:
         if not value and name not in ALWAYS:
             continue
         if name in SIZES:
-            value = format_size(_number(value))  # noqa: PLW2901 - as it is shown
+            value = format_size(number(value))  # noqa: PLW2901 - as it is shown
         elif name in TIMES:
-            value = format_duration(_number(value))  # noqa: PLW2901 - as it is shown
+            value = format_duration(number(value))  # noqa: PLW2901 - as it is shown
         yield f"{WORDS.get(name, name.replace('_', ' '))} {value}"
 
 
@@ -115,12 +138,4 @@ def _fact(name: str, value: object) -> str:
 
 
 def _size(value: object) -> str:
-    return format_size(_number(value))
-
-
-def _number(value: object) -> float:
-    return value if isinstance(value, (int, float)) else 0.0
-
-
-def _dicts(value: object) -> list[Mapping[str, object]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return format_size(number(value))

@@ -25,6 +25,7 @@ SYSTEM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 
 HANGS_AFTER = 5.0  # seconds without an answer of a daemon that is asked for nothing but numbers
 
+_OWNER = re.compile(rb"\buser_id=(\d+)")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -35,6 +36,8 @@ class Mounted:
     mountpoint: Path
     fstype: str
     source: str
+    owner: int | None = None
+    """The user who made it; None: it is no FUSE mount."""
 
     @property
     def ours(self) -> bool:
@@ -47,9 +50,15 @@ def mount_table() -> list[Mounted]:
     table = []
     for line in MOUNTINFO.read_bytes().splitlines():
         before, _, after = line.partition(b" - ")
-        place, (fstype, source) = before.split(b" ")[4], after.split(b" ")[:2]
+        place, (fstype, source, *options) = before.split(b" ")[4], after.split(b" ")
+        owner = _OWNER.search(b" ".join(options))
         table.append(
-            Mounted(Path(_unescaped(place)), _unescaped(fstype), _unescaped(source)),
+            Mounted(
+                Path(_unescaped(place)),
+                _unescaped(fstype),
+                _unescaped(source),
+                None if owner is None else int(owner[1]),
+            ),
         )
     return table
 

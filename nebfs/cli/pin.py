@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from nebfs.cli import exits
+from nebfs.cli.answers import dicts, number
 from nebfs.cli.daemons import by_daemon, daemons
 from nebfs.cli.door import printable, say, verbose_option
 from nebfs.cli.flags import json_option, run_dir_option
@@ -44,8 +45,8 @@ def pin(
         said = control.ask(socket, "POST", "/v1/pin", body=body, timeout=PATIENCE)
         if as_json:
             click.echo(json.dumps(said))
-        for one in [] if as_json else _pins(said.get("pinned")):
-            here = f"{format_size(_number(one, 'cached'))} of {_size(one)}"
+        for one in [] if as_json else dicts(said.get("pinned")):
+            here = f"{format_size(number(one.get('cached')))} of {_size(one)}"
             click.echo(printable(f"{one.get('path')}: pinned, {here} is here"))
         if warm:
             failed += bring(socket, {**body, "recursive": False}, as_json=as_json)
@@ -73,16 +74,16 @@ def unpin(
         asked = [(Path(one.socket), {"all": True}) for one in daemons(None, run_dir)]
     else:
         asked = [(socket, {"paths": inside}) for socket, inside in by_daemon(paths, run_dir)]
-    number = 0
+    taken = 0
     for socket, body in asked:
         said = control.ask(socket, "POST", "/v1/unpin", body=body, timeout=PATIENCE)
-        gone = _pins(said.get("unpinned"))
-        number += len(gone)
+        gone = dicts(said.get("unpinned"))
+        taken += len(gone)
         if as_json:
             click.echo(json.dumps(said))
         for one in [] if as_json else gone:
             click.echo(printable(f"{one.get('path')}: not pinned any more"))
-    if not number:
+    if not taken:
         say("nothing of that was pinned")
         ctx.exit(exits.FAILURE)
 
@@ -93,22 +94,13 @@ def _list(run_dir: Path, *, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps({"mountpoint": daemon.mountpoint, **said}))
             continue
-        pins = _pins(said.get("pins"))
-        whole = format_size(sum(_number(one, "size") for one in pins))
-        limit = format_size(_number(said, "limit"))
+        pins = dicts(said.get("pins"))
+        whole = format_size(sum(number(one.get("size")) for one in pins))
+        limit = format_size(number(said.get("limit")))
         click.echo(printable(f"{daemon.mountpoint}: {len(pins)} pins, {whole} of {limit}"))
         for one in pins:
             click.echo(printable(f"  {_size(one):>8}  {one.get('path')}"))
 
 
-def _pins(said: object) -> list[Mapping[str, object]]:
-    return [one for one in said if isinstance(one, dict)] if isinstance(said, list) else []
-
-
 def _size(one: Mapping[str, object]) -> str:
-    return format_size(_number(one, "size"))
-
-
-def _number(one: Mapping[str, object], name: str) -> float:
-    value = one.get(name)
-    return value if isinstance(value, (int, float)) else 0.0
+    return format_size(number(one.get("size")))

@@ -9,22 +9,34 @@ from typing import Self
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
-from nebfs.cli.door import printable
+from nebfs.cli.door import printable, say
+from nebfs.cli.terminal import can_draw, cut
 from nebfs.units import format_duration, format_size
 
 EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
+
+BAR = 20
+"""Columns of a bar: a window of 80 has room for it, the numbers and a part of the name."""
+
+
+class _Numbers(ProgressColumn):
+    """How much is done, how fast, and how long it will take."""
+
+    def render(self, task: Task) -> Text:
+        """Return what is told of `task` now."""
+        total = None if task.total is None else int(task.total)
+        return cut(_told(int(task.completed), total, task.speed or 0.0))
+
+
+def _told(done: int, size: int | None, rate: float) -> str:
+    of = "" if size is None else f" of {format_size(size)}"
+    left = "" if size is None or rate <= 0 else f", {format_duration((size - done) / rate)} left"
+    return f"{format_size(done)}{of}, {format_size(rate)}/s{left}"
 
 
 class Shown:
@@ -36,14 +48,17 @@ class Shown:
         self._began = self._told = time.monotonic()
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        if sys.stdout.isatty():
+        if can_draw():
+            # The name gets what is left of the line, which is never longer than the window is wide.
+            name = Column(ratio=1, no_wrap=True, overflow="ellipsis")
             self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                DownloadColumn(binary_units=True),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
+                TextColumn("{task.description}", markup=False, table_column=name),
+                BarColumn(BAR),
+                _Numbers(Column(no_wrap=True)),
                 console=Console(highlight=False, emoji=False),
+                expand=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
             self._task = self._bar.add_task("", total=size or None, completed=done)
 
@@ -84,7 +99,13 @@ class Shown:
         else:
             click.echo(printable(line))
 
+    def warn(self, message: str) -> None:
+        """Print on stderr why something failed: above the bar, where that is on this terminal."""
+        if self._bar is None or not sys.stderr.isatty():
+            say(message)
+            return
+        for line in message.splitlines():
+            self._bar.console.print(Text(f"nebfs: {printable(line)}"))
+
     def _line(self, done: int, now: float) -> str:
-        rate = (done - self._first) / max(now - self._began, 0.001)
-        left = f", {format_duration((self._size - done) / rate)} left" if rate > 0 else ""
-        return f"{format_size(done)} of {format_size(self._size)}, {format_size(rate)}/s{left}"
+        return _told(done, self._size, (done - self._first) / max(now - self._began, 0.001))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,16 +10,17 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
-from nebfs.cli import exits
+from nebfs.cli import exits, terminal
+from nebfs.cli.daemons import unregistered
 from nebfs.cli.door import printable, say, verbose_option
 from nebfs.cli.flags import json_option, run_dir_option
 from nebfs.cli.mounts import mounted_at, resolved
 from nebfs.cli.status_details import cache, details, number, places_in
+from nebfs.cli.terminal import Lines, can_draw
+from nebfs.cli.watching import Draw, watch
 from nebfs.daemon import control, registry
 from nebfs.daemon.registry import Registration
 from nebfs.errors import NebfsError
@@ -28,10 +28,19 @@ from nebfs.units import format_duration
 
 # Seconds: a daemon answers from memory; one that takes longer has a problem worth showing.
 PATIENCE = 5.0
-EVERY = 1.0
-"""Seconds between two looks of --watch."""
 COUNTERS = {"served": ("reads", "bytes_read"), "fetched": ("fetcher", "fetched_bytes")}
 """Where in an answer the counters are whose rates are shown."""
+TITLES = {
+    "MOUNT POINT": 0,
+    "STATE": 0,
+    "SOURCE": 120,
+    "PID": 100,
+    "UP": 0,
+    "PLACES": 60,
+    "CACHE": 80,
+}
+"""Of the table of mounts, and the columns of a window from which on it has them."""
+
 STYLES = {"healthy": "green", "degraded": "yellow", "silent": "red", "dead": "red"}
 
 
@@ -54,6 +63,7 @@ class Report:
             "pid": self.registration.pid,
             "started": self.registration.started,
             "log_file": self.registration.log_file,
+            "socket": self.registration.socket,
             "troubles": list(self.troubles),
             "answer": dict(self.answer),
         }
@@ -82,14 +92,14 @@ def status(
     where = None if mountpoint is None else resolved(mountpoint)
     long = long or watch or where is not None
     if watch and not as_json:
-        watched(lambda: reports_on(run_dir, where))
+        watched(lambda: reports_on(run_dir, where), lambda: _nothing(where))
     reports = reports_on(run_dir, where)
     if not reports:
-        say("nothing is mounted by this user" if where is None else _nothing_known(where))
+        say(_nothing(where))
     if as_json:
         click.echo(json.dumps([one.record for one in reports], indent=2))
     elif reports:
-        _show(reports, long=long)
+        _print(lambda: _drawn(reports, long=long))
     if not reports:
         ctx.exit(exits.NOT_MOUNTED)
     if any(one.state != "healthy" for one in reports):
@@ -120,10 +130,13 @@ def report_on(registration: Registration) -> Report:
     return Report(registration, "healthy" if healthy else "degraded", _troubles(answer), answer)
 
 
-def _nothing_known(where: Path) -> str:
+def _nothing(where: Path | None) -> str:
+    """Return what is said where there is nothing to report on."""
+    if where is None:
+        return "nothing is mounted by this user"
     found = mounted_at(where)
     if found and found.ours:
-        return f"{where} is mounted by a nebfs that this user has no registration of"
+        return unregistered(found)
     return f"{where} is not mounted"
 
 
@@ -136,28 +149,23 @@ def _troubles(answer: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def watched(look: Callable[[], list[Report]]) -> NoReturn:
-    """Show what `look` returns, once a second, until the keyboard interrupts."""
+def watched(look: Callable[[], list[Report]], nothing: Callable[[], str]) -> NoReturn:
+    """Show what `look` returns, once a second, until the keyboard interrupts. `nothing` says what
+    is shown where that is none.
+    """
     before: list[Report] = []
-    live = None
-    if sys.stdout.isatty():
-        live = Live(console=Console(highlight=False, emoji=False), auto_refresh=False, screen=True)
-        live.start()
-    try:
-        while True:
-            reports = look()
-            rated = [between(_same(one, before), one) for one in reports]
-            before = reports
-            if live is not None:
-                live.update(Group(*_drawn(rated, long=True)), refresh=True)
-            else:
-                click.echo(time.strftime("%H:%M:%S"))
-                _show(rated, long=True)
-                sys.stdout.flush()
-            time.sleep(EVERY)
-    finally:
-        if live is not None:
-            live.stop()
+
+    def rated() -> Draw:
+        nonlocal before
+        reports = look()
+        shown = [between(_same(one, before), one) for one in reports]
+        before = reports
+        if not reports:
+            text = nothing()
+            return lambda: [Text(printable(text))]
+        return lambda: _drawn(shown, long=True, window=_window())
+
+    watch(rated, _print)
 
 
 def between(old: Report | None, new: Report) -> Report:
@@ -178,43 +186,53 @@ def _same(one: Report, before: list[Report]) -> Report | None:
     return next((b for b in before if b.registration == one.registration), None)
 
 
-def _show(reports: list[Report], *, long: bool) -> None:
-    # A pipe has no edge to wrap at.
-    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
+def _print(draw: Draw) -> None:
+    console = terminal.console()
     with console.capture() as drawn:
-        for part in _drawn(reports, long=long):
+        for part in draw():
             console.print(part)
     for line in drawn.get().splitlines():
         click.echo(line.rstrip())  # rich fills every cell, the last one too
 
 
-def _drawn(reports: list[Report], *, long: bool) -> Iterator[RenderableType]:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("MOUNT POINT", "STATE", "SOURCE", "PID", "UP", "PLACES", "CACHE"):
-        table.add_column(title, overflow="fold")
+def _window() -> int | None:
+    return terminal.console().width if can_draw() else None
+
+
+def _drawn(
+    reports: list[Report], *, long: bool, window: int | None = None
+) -> Iterator[RenderableType]:
+    """Yield what is shown. `window`: its columns, into which each line must fit; None: there is no
+    window, or what does not fit goes on in the next line.
+    """
+    lines = Lines(TITLES, window, pad_edge=False)
+    words = lines.words
     for one in reports:
         registration = one.registration
         up = format_duration(max(0.0, time.time() - registration.started))
-        table.add_row(
+        lines.add(
             # Text, not str: a name in square brackets is a name, not rich's markup.
-            Text(printable(registration.mountpoint)),
-            Text(one.state, style=STYLES[one.state]),
-            Text(printable(registration.source) or "-"),
-            str(registration.pid),
-            "-" if one.state == "dead" else up,
-            _counted(places_in(one.answer)),
-            cache(one.answer),
+            words(printable(registration.mountpoint)),
+            words(one.state, style=STYLES[one.state]),
+            words(printable(registration.source) or "-"),
+            words(str(registration.pid)),
+            words("-" if one.state == "dead" else up),
+            words(_counted(places_in(one.answer))),
+            words(cache(one.answer)),
         )
-    yield table
+    yield lines.table
     for one in reports:
         for trouble in one.troubles:
-            yield Text(printable(f"{one.registration.mountpoint}: {trouble}"))
+            # In a window it may be cut: what is wrong matters more than where, if that is clear.
+            alone = window is not None and len(reports) == 1
+            where = "" if alone else f"{one.registration.mountpoint}: "
+            yield words(printable(f"{where}{trouble}"))
     if long:
         for one in reports:
             if one.answer:
                 yield Text("")
-                yield Text(printable(one.registration.mountpoint), style="bold")
-                yield from details(one.answer)
+                yield words(printable(one.registration.mountpoint), style="bold")
+                yield from details(one.answer, window=window)
 
 
 def _counted(places: list[Mapping[str, object]]) -> str:

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nebfs.cli.answers import number as as_number
 from nebfs.cli.door import printable
+from nebfs.cli.terminal import Lines, cut
 from nebfs.units import format_duration, format_size
 
+TITLES = {"PLACE": 0, "KIND": 60, "STATE": 0, "OBJECTS": 60, "LIST": 0}
+"""Of the table of places, and the columns of a window from which on it has them."""
 
-def details(answer: Mapping[str, object]) -> Iterator[RenderableType]:
-    """Yield what is shown of a daemon that gave `answer`."""
+
+def details(answer: Mapping[str, object], *, window: int | None = None) -> Iterator[RenderableType]:
+    """Yield what is shown of a daemon that gave `answer`. In a window of so many columns places
+    that ail come first, and what does not fit into a line is cut.
+    """
+    words = Text if window is None else cut
     kind = _at(answer, "cache", "kind")
     where = f" in memory: {BYPASSED}" if kind == "memory" else ""
-    yield _fact("cache", f"{cache(answer)}{where}")
+    yield _fact(words, "cache", f"{cache(answer)}{where}")
     reads, hits = number(answer, "reads", "reads"), number(answer, "cache", "hits")
     share = f"{100 * hits / reads:.1f} % answered at once" if reads else "none yet"
-    yield _fact("reads", f"{reads:.0f}, {share}" if reads else share)
+    yield _fact(words, "reads", f"{reads:.0f}, {share}" if reads else share)
     if isinstance(answer.get("rates"), dict) and answer["rates"]:
         served, fetched = number(answer, "rates", "served"), number(answer, "rates", "fetched")
-        yield _fact("now", f"{format_size(served)}/s read, {format_size(fetched)}/s fetched")
+        yield _fact(words, "now", f"{format_size(served)}/s read, {format_size(fetched)}/s fetched")
     opened = f"{number(answer, 'open_files'):.0f} files"
     under_way = f"{number(answer, 'fetcher', 'in_flight'):.0f} requests under way"
-    yield _fact("open", f"{opened}, {under_way}")
-    yield _fact("errors", ", ".join(_errors(answer)) or "none")
+    yield _fact(words, "open", f"{opened}, {under_way}")
+    yield _fact(words, "errors", ", ".join(_errors(answer)) or "none")
     callers = answer.get("callers")
     if isinstance(callers, list):
-        yield _fact("users", _callers([one for one in callers if isinstance(one, dict)]))
+        users = _callers([one for one in callers if isinstance(one, dict)])
+        yield _fact(words, "users", users)
     places = places_in(answer)
     if places:
-        yield _table(places)
+        if window is not None:
+            places = sorted(places, key=lambda place: place.get("healthy") is True)
+        yield _table(places, window)
 
 
 def _callers(callers: list[Mapping[str, object]]) -> str:
@@ -60,22 +71,21 @@ def _errors(answer: Mapping[str, object]) -> Iterator[str]:
             yield f"{count:.0f} {text}"
 
 
-def _table(places: list[Mapping[str, object]]) -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 0, 0, 2))
-    for title in ("PLACE", "KIND", "STATE", "OBJECTS", "LIST"):
-        table.add_column(title, overflow="fold")
+def _table(places: list[Mapping[str, object]], window: int | None) -> Table:
+    lines = Lines(TITLES, window, padding=(0, 0, 0, 2))
+    words = lines.words
     for place in places:
         age = place.get("age")
         listed = f"{format_duration(age)} old" if isinstance(age, (int, float)) else "never had"
         healthy = place.get("healthy") is True
-        table.add_row(
-            Text(printable(str(place.get("name", "?")))),
-            Text(printable(str(place.get("kind", "?")))),
-            Text("healthy", style="green") if healthy else Text("degraded", style="yellow"),
-            Text(f"{number(place, 'objects'):.0f}"),
-            Text(listed),
+        lines.add(
+            words(printable(str(place.get("name", "?")))),
+            words(printable(str(place.get("kind", "?")))),
+            words("healthy", style="green") if healthy else words("degraded", style="yellow"),
+            words(f"{number(place, 'objects'):.0f}"),
+            words(listed),
         )
-    return table
+    return lines.table
 
 
 def cache(answer: Mapping[str, object]) -> str:
@@ -94,8 +104,7 @@ def places_in(answer: Mapping[str, object]) -> list[Mapping[str, object]]:
 
 def number(answer: Mapping[str, object], *path: str) -> float:
     """Return the number that is there; 0 where there is none."""
-    value = _at(answer, *path)
-    return value if isinstance(value, (int, float)) else 0.0
+    return as_number(_at(answer, *path))
 
 
 def _at(answer: Mapping[str, object], *path: str) -> object:
@@ -105,5 +114,5 @@ def _at(answer: Mapping[str, object], *path: str) -> object:
     return value
 
 
-def _fact(name: str, value: str) -> Text:
-    return Text(f"  {name:<8} {value}")
+def _fact(words: Callable[[str], Text], name: str, value: str) -> Text:
+    return words(f"  {name:<8} {value}")

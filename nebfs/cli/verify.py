@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from nebfs.cli import exits
+from nebfs.cli.answers import dicts
 from nebfs.cli.daemons import place_of
 from nebfs.cli.door import FAILED, printable, say, verbose_option
 from nebfs.cli.flags import json_option, run_dir_option
@@ -17,6 +18,14 @@ from nebfs.errors import UserError
 
 SILENCE = 300.0
 """Seconds: a place may be tried for long before a read fails."""
+
+
+FILES = {
+    "yes": "it is what was published",
+    "no": "it was not compared as a whole; 'nebfs verify' of the image outside raw/ does that",
+    "mismatch": "it DIFFERS from what was published",
+    "": "nothing was published about it either",
+}
 
 
 @click.command()
@@ -29,7 +38,8 @@ def verify(ctx: click.Context, path: Path, as_json: bool, run_dir: Path) -> None
     """Read all of the image at PATH and compare it with the checksum that was published about it.
 
     What is in the cache is read there, the rest is fetched. Where nothing was published its SHA-256
-    is printed, as sha256sum prints it.
+    is printed, as sha256sum prints it. That is so below raw/: what is published is about the file
+    that a disk is in, and whether that was compared is said.
 
     Exits with 0 if it is the same or nothing was published, 1 if it differs, 69 if it could not be
     read.
@@ -60,8 +70,13 @@ def _told(path: Path, end: dict[str, object], *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"path": str(path), **end}))
     elif same is None:
-        say("nothing was published about it; this is what it is")
+        files = dicts(end.get("inside"))
+        what = ", decompressed" if end.get("decompressed") else ""
+        inside = f"it is the disk inside a file{what}; " if files else ""
+        say(f"{inside}nothing was published about it; this is what it is")
         click.echo(printable(f"{found}  {path}"))
+        for file in files:
+            say(f"the file: {file.get('source')}: {FILES.get(str(file.get('verified')), '?')}")
     elif same:
         click.echo(printable(f"{path}: it is what was published ({algorithm} {found})"))
     else:

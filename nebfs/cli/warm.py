@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from nebfs.cli import exits
+from nebfs.cli.answers import counted, dicts, whole
 from nebfs.cli.daemons import by_daemon
 from nebfs.cli.door import say, verbose_option
 from nebfs.cli.flags import json_option, run_dir_option
@@ -57,8 +58,9 @@ def warm(
 ) -> None:
     """Bring the whole images at PATH... into the cache, so that reading them waits for nothing.
 
-    What is there already is not fetched again, and what somebody waits for goes first. When it is
-    interrupted, what has come stays: the same command goes on from there.
+    What is there already is not fetched again, and what somebody waits for goes first. Below raw/ a
+    compressed image is decompressed as well. When it is interrupted, what has come stays: the same
+    command goes on from there.
 
     Exits with 0 if all of them are there, 1 if one is not.
     """
@@ -89,38 +91,41 @@ def _as_lines(told: Iterator[dict[str, object]]) -> int:
 
 def _as_a_bar(told: Iterator[dict[str, object]]) -> int:
     plan = next(told, {})
-    size, here = _number(plan.get("size")), _number(plan.get("here"))
-    left_out = plan.get("left_out")
-    for one in left_out if isinstance(left_out, list) else []:
+    size, here = whole(plan.get("size")), whole(plan.get("here"))
+    for one in dicts(plan.get("left_out")):
         say(f"left out: {one.get('path')}: {one.get('reason')}")
-    images = _number(plan.get("images"))
+    images = whole(plan.get("images"))
     if not images:
         say("there is nothing to bring")
         return 0
     failed = 0
     with Shown(size, here) as shown:
-        shown.say(f"{images} image{'s' * (images != 1)}, {_sizes(size, here)}")
+        shown.say(f"{counted(images, 'image')}, {_sizes(size, here)}")
         for one in told:
             path = str(one.get("path", ""))
             match one.get("event"):
                 case "progress":
                     name = f"{one.get('number')}/{images} {path.rpartition('/')[2]}"
-                    shown.update(name, _number(one.get("total")))
+                    doing = ", decompressing" if one.get("stage") == "decompressing" else ""
+                    shown.update(f"{name}{doing}", whole(one.get("total")))
                 case "image":
-                    shown.update(path.rpartition("/")[2], _number(one.get("total")))
-                    verified = " and is what was published" if one.get("verified") else ""
-                    shown.say(f"{path}: all of it is here{verified}")
+                    shown.update(path.rpartition("/")[2], whole(one.get("total")))
+                    shown.say(f"{path}: {_came(one)}")
                 case "failed":
                     failed += 1
-                    say(f"{path}: {one.get('reason')}")
+                    shown.warn(f"{path}: {one.get('reason')}")
     return failed
+
+
+def _came(one: Mapping[str, object]) -> str:
+    """Return what is said of an image that is here. What is published is about the file."""
+    if not one.get("decompressed"):
+        return "all of it is here" + (" and is what was published" if one.get("verified") else "")
+    of = " out of what was published" if one.get("verified") else ""
+    return f"all of it is here, decompressed{of}"
 
 
 def _sizes(size: int, here: int) -> str:
     if here >= size:
         return f"{format_size(size)}, all of it here already"
     return f"{format_size(size)}, of which {format_size(here)} is here"
-
-
-def _number(value: object) -> int:
-    return int(value) if isinstance(value, (int, float)) else 0

@@ -26,7 +26,15 @@ import structlog
 import trio
 
 from nebfs.daemon.web import Routes, converse
-from nebfs.errors import KINDS, BadAnswer, NebfsError, TimedOut, Unreachable, UserError
+from nebfs.errors import (
+    KINDS,
+    BadAnswer,
+    NebfsError,
+    Refused,
+    TimedOut,
+    Unreachable,
+    UserError,
+)
 
 log = structlog.get_logger()
 
@@ -74,8 +82,8 @@ def ask(
     """Return the answer, a JSON object, of the daemon that listens on `path`, within `timeout`
     seconds in all.
 
-    Raises Unreachable (nobody listens), TimedOut, BadAnswer (it broke off, or is not JSON), or the
-    failure that is the answer.
+    Raises Unreachable (nobody listens), Refused (it is another user's), TimedOut, BadAnswer (it
+    broke off, or is not JSON), or the failure that is the answer.
     """
     until = time.monotonic() + timeout
     said = bytearray()
@@ -185,6 +193,10 @@ def _asked(
     except OSError as exc:
         if exc.errno in {errno.ECONNRESET, errno.EPIPE}:
             raise BadAnswer("the daemon broke off", socket=path) from exc
+        if exc.errno in {errno.EACCES, errno.EPERM}:
+            raise Refused(
+                "only the user who mounted may ask its daemon, and root", socket=path
+            ) from exc
         raise Unreachable("no daemon listens", socket=path, error=exc.strerror or exc) from exc
 
 

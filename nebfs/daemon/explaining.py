@@ -1,32 +1,32 @@
 """What the daemon says about one image: ``GET /v1/explain?path=...``.
 
-The answer: ``path``, ``name``, ``view`` (``raw`` or empty), ``format``, ``size``, ``access``
-(``random`` or ``sequential``), ``kept`` (why nothing of it is cached, or empty), ``open_files``,
-``hits`` (reads of these that were answered at once), ``verified`` (``yes``, ``no``, ``mismatch``,
-or empty where nothing was published), ``cached``, ``last_error``, ``profile``, and ``files``: of
-each file that it is made of its ``key`` in the cache, ``source``, ``format``, ``transport``,
-``size``, ``etag``, ``modified``, ``published`` (algorithms), ``open``, ``cached``, ``verified``,
-``last_error``, ``latency`` (seconds) and ``rate`` (bytes per second) of its place, or null, and
-``layers``, from the top down: ``name``, ``purpose``, ``counted``. Nothing is asked of its place,
-and nothing is opened.
+The answer: ``path``, ``name``, ``view`` (``raw`` or empty), ``format``, ``size`` (null while it is
+not known), ``access`` (``random`` or ``sequential``), ``kept`` (why nothing of it is cached, or
+empty), ``open_files``, ``hits`` (reads of these that were answered at once), ``verified`` (``yes``,
+``no``, ``mismatch``, or empty where nothing was published), ``cached``, ``last_error``,
+``profile``, and ``files``: of each file that it is made of its ``key`` in the cache, ``source``,
+``format``, ``transport``, ``size``, ``etag``, ``modified``, ``published`` (algorithms), ``open``,
+``cached``, ``verified``, ``last_error``, ``latency`` (seconds) and ``rate`` (bytes per second) of
+its place, or null, and ``layers``, from the top down: ``name``, ``purpose``, ``counted``.
+
+``decompressed`` is the object that a compressed file is decompressed into, or null: ``key``,
+``source``, ``compression``, ``size`` (null while it is not known), ``cached``, ``frontier`` (bytes
+from its beginning that are decompressed), ``open``, ``last_error`` and ``layers``, which lie above
+those of the file. Nothing is asked of its place, and nothing is opened.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-import trio
-
-from nebfs.blocks import DiskStore
-from nebfs.blocks.index import Verdict
-from nebfs.blocks.resting import Resting, look
+from nebfs.content.decodings import Decompressed
+from nebfs.content.explaining import explained_decoding
 from nebfs.content.layers.here import TRANSPORTS
 from nebfs.content.profiling import lineage
 from nebfs.daemon.finding import File, Image, image_at, path_in
+from nebfs.daemon.here import VERDICTS, bytes_of, ranges_of, resting_of, size_of
 from nebfs.daemon.web import Reply, Request, Routes, as_json
 from nebfs.daemon.wiring import House
-
-VERDICTS = {Verdict.UNKNOWN: "no", Verdict.VERIFIED: "yes", Verdict.MISMATCH: "mismatch"}
 
 
 def routes(house: House) -> Routes:
@@ -34,7 +34,8 @@ def routes(house: House) -> Routes:
 
     async def explain(request: Request) -> Reply:
         path = path_in(request)
-        return as_json({"path": path, **await explained(house, await image_at(house, path))})
+        image = await image_at(house, path, unready=True)
+        return as_json({"path": path, **await explained(house, image)})
 
     return {("GET", "/v1/explain"): explain}
 
@@ -51,7 +52,7 @@ async def explained(house: House, image: Image) -> dict[str, object]:
         "name": image.node.name,
         "view": content.view,
         "format": probed.format.extension if probed is not None else content.format,
-        "size": revision.size,
+        "size": image.size,
         "access": "random" if revision.ranges else "sequential",
         "kept": image.unkept,
         "open_files": opened,
@@ -61,22 +62,34 @@ async def explained(house: House, image: Image) -> dict[str, object]:
         "last_error": errors[0] if errors else "",
         "profile": "" if content.locator.transport in TRANSPORTS else lineage(content),
         "files": files,
+        "decompressed": await _decompressed(house, image.decompressed),
     }
 
 
-async def cached_of(house: House, file: File) -> int:
-    """Return how many bytes of a file are in the cache, whether it is open or not."""
-    facts = house.library.facts(file.content, file.revision)
-    if facts is not None:
-        return facts.cached
-    resting = await _resting(house, file.key)
-    return 0 if resting is None else resting.cached
-
-
-async def _resting(house: House, key: str) -> Resting | None:
-    if not isinstance(house.store, DiskStore):
+async def _decompressed(house: House, one: Decompressed | None) -> dict[str, object] | None:
+    if one is None:
         return None
-    return await trio.to_thread.run_sync(look, house.store.directory, key)
+    size, decoding = await size_of(house, one), one.decoding
+    told: dict[str, object] = {
+        "key": one.key,
+        "source": one.source,
+        "compression": one.compression,
+        "size": size,
+        "cached": await bytes_of(house, one.key),
+        "open": decoding is not None,
+        "last_error": "",
+        "layers": [],
+    }
+    if decoding is None:
+        ranges = await ranges_of(house, one.key)
+        return {**told, "frontier": ranges[0][1] if ranges and not ranges[0][0] else 0}
+    failure = decoding.passing.failure
+    return {
+        **told,
+        "frontier": decoding.frontier,
+        "last_error": str(failure or ""),
+        "layers": [asdict(explained_decoding(decoding))],
+    }
 
 
 async def _file(house: House, file: File) -> dict[str, object]:
@@ -112,7 +125,7 @@ async def _file(house: House, file: File) -> dict[str, object]:
         }
     elif not file.is_here and not content.volatile:
         told["cached"] = 0
-        resting = await _resting(house, key)
+        resting = await resting_of(house, key)
         if resting is not None:
             told["cached"] = resting.cached
             if content.checksums:

@@ -3,9 +3,11 @@
 * ``GET /v1/cache``: ``kind``, ``directory``, ``limit``, ``used``, ``reserved`` (bytes), and
   ``objects``, a list of ``{"key", "source", "size", "cached", "disk" (bytes that it takes),
   "used" (seconds since the epoch), "verified" ("yes", "mismatch", or empty where it is not known),
-  "open", "pinned"}``.
+  "decompressed", "open", "pinned", "measured"}``. What is decompressed is an object of its own
+  beside the compressed one: its source ends in "(decompressed)", and ``measured`` is false while
+  its size is a guess.
 * ``GET /v1/cache/map?path=``: ``files``, a list of ``{"key", "source", "size", "cached", "ranges":
-  [[start, stop], ...]}``, in bytes.
+  [[start, stop], ...]}``, in bytes; what is decompressed, if anything is, comes first.
 * ``POST /v1/cache/drop`` with ``{"paths": [...]}`` or ``{"all": true}``, and ``force``: ``dropped``
   (objects), ``bytes``, ``kept``, a list of ``{"key", "source", "reason"}``.
 """
@@ -14,12 +16,11 @@ from __future__ import annotations
 
 import trio
 
-from nebfs.blocks import SLOT_SIZE, BlockFile, DiskStore
-from nebfs.blocks.blockfile import runs
-from nebfs.blocks.resting import look
+from nebfs.blocks import BlockFile, DiskStore
 from nebfs.content.layers.here import TRANSPORTS
 from nebfs.content.library import object_key
-from nebfs.daemon.finding import File, image_at, path_in, paths_in
+from nebfs.daemon.finding import image_at, path_in, paths_in
+from nebfs.daemon.here import ranges_of, size_of
 from nebfs.daemon.resting import records
 from nebfs.daemon.web import Reply, Request, Routes, as_json
 from nebfs.daemon.wiring import House
@@ -44,10 +45,19 @@ def routes(house: House) -> Routes:
 
     async def parts(request: Request) -> Reply:
         path = path_in(request)
-        image = await image_at(house, path)
+        image = await image_at(house, path, unready=True)
         if image.unkept:
             raise UserError(f"{path}: {image.unkept}")
-        return as_json({"path": path, "files": [await _parts(house, f) for f in image.files]})
+        files = [
+            await _parts(house, f.key, f.content.locator.shown, f.revision.size)
+            for f in image.files
+            if not f.is_here
+        ]
+        one = image.decompressed
+        if one is not None:
+            size = await size_of(house, one)
+            files.insert(0, await _parts(house, one.key, one.source, size))
+        return as_json({"path": path, "files": files})
 
     async def drop(request: Request) -> Reply:
         return as_json(await _dropped(house, request.json()))
@@ -80,29 +90,22 @@ def _of_memory(file: BlockFile) -> dict[str, object]:
         "key": file.key,
         "source": "",
         "size": file.size,
+        "measured": True,
         "cached": file.cached_bytes,
         "disk": file.disk_bytes,
         "used": 0.0,
         "verified": "",
+        "decompressed": False,
         "open": True,
         "pinned": False,
     }
 
 
-async def _parts(house: House, file: File) -> dict[str, object]:
-    key, size = file.key, file.revision.size
-    opened = house.store.file_of(key)
-    states = b""
-    if opened is not None:
-        states = opened.present()
-    elif isinstance(house.store, DiskStore):
-        resting = await trio.to_thread.run_sync(look, house.store.directory, key)
-        states = b"" if resting is None else resting.states
-    here = runs([slot for slot, state in enumerate(states) if state == 1])
-    ranges = [[first * SLOT_SIZE, min(stop * SLOT_SIZE, size)] for first, stop in here]
+async def _parts(house: House, key: str, source: str, size: int | None) -> dict[str, object]:
+    ranges = await ranges_of(house, key)
     return {
         "key": key,
-        "source": file.content.locator.shown,
+        "source": source,
         "size": size,
         "cached": sum(stop - start for start, stop in ranges),
         "ranges": ranges,
@@ -116,8 +119,10 @@ async def _dropped(house: House, said: dict[str, object]) -> dict[str, object]:
         wanted = {str(one["key"]): str(one["source"]) for one in await listed(house)}
     else:
         for path in paths_in(said):
-            for file in (await image_at(house, path)).files:
-                wanted[file.key] = file.content.locator.shown
+            image = await image_at(house, path, unready=True)
+            wanted |= {file.key: file.content.locator.shown for file in image.files}
+            if image.decompressed is not None:
+                wanted[image.decompressed.key] = image.decompressed.source
     gone: set[str] = set()
     kept = []
     freed = 0
@@ -125,6 +130,7 @@ async def _dropped(house: House, said: dict[str, object]) -> dict[str, object]:
         try:
             freed += await house.store.discard(key, force=force)
             gone.add(key)
+            house.library.decodings.forgive(key)
         except NebfsError as exc:
             kept.append({"key": key, "source": source, "reason": str(exc)})
     _forget_pages(house, gone)

@@ -5,18 +5,20 @@
 * ``POST /v1/pin`` with ``{"paths": [...]}``: ``pinned``, the same list of what is pinned now.
 * ``POST /v1/unpin`` with ``{"paths": [...]}`` or ``{"all": true}``: ``unpinned``, that list of what
   was. A path need not be there any more.
+
+Of a raw view of a compressed file both are pinned: the file, and what it is decompressed into.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-from nebfs.daemon.explaining import cached_of
 from nebfs.daemon.finding import image_at, path_of, paths_in
+from nebfs.daemon.here import bytes_of, cached_of, size_of
 from nebfs.daemon.pins import SHARE, Pin
 from nebfs.daemon.web import Reply, Request, Routes, as_json
 from nebfs.daemon.wiring import House
-from nebfs.errors import NebfsError, UserError
+from nebfs.errors import NebfsError, Unready, UserError
 
 
 def routes(house: House) -> Routes:
@@ -60,6 +62,15 @@ async def _pins_of(house: House, path: str) -> list[tuple[Pin, int]]:
         if not file.is_here:
             pin = Pin(file.key, where, file.content.locator.shown, file.revision.size)
             found.append((pin, await cached_of(house, file)))
+    one = image.decompressed
+    if one is not None:
+        size = await size_of(house, one)
+        if size is None:
+            raise Unready(
+                f"{image.node.name}: how long it is decompressed is known once that was done: "
+                f"'nebfs warm' does that"
+            )
+        found.append((Pin(one.key, where, one.source, size), await bytes_of(house, one.key)))
     return found
 
 
@@ -68,9 +79,9 @@ async def _keys_of(house: House, path: str) -> set[str]:
     where = "/".join(part for part in path.split("/") if part not in {"", "."})
     keys = {pin.key for pin in house.pins.all if pin.path == where}
     try:
-        image = await image_at(house, path)
+        image = await image_at(house, path, unready=True)
     except NebfsError:
         if not keys:
             raise
         return keys
-    return keys | {file.key for file in image.files}
+    return keys | image.keys

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nebfs.blocks.index import Verdict
 from nebfs.blocks.resting import Resting, look_at_all
+from nebfs.content.decodings import SHOWN
 from nebfs.daemon.pins import pinned_in
 from nebfs.errors import UserError
 
@@ -28,14 +29,19 @@ def records(directory: Path) -> list[dict[str, object]]:
 
 def record(one: Resting) -> dict[str, object]:
     """Return an object as it is listed."""
+    decompressed = one.source.endswith(SHOWN)
+    # Until all of it was decompressed once its file has the length of a guess.
+    known = not decompressed or one.verdict is Verdict.VERIFIED
     return {
         "key": one.key,
         "source": one.source,
         "size": one.size,
+        "measured": known,
         "cached": one.cached,
         "disk": one.disk_bytes,
         "used": one.used,
         "verified": VERDICTS[one.verdict],
+        "decompressed": decompressed,
         "open": False,
         "pinned": False,
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 import nebfs
 from nebfs.catalog.snapshot import DatastoreListing, MarketplaceListing
 from nebfs.daemon.wiring import House
+from nebfs.model import Datastore, Marketplace
 
 
 class Status:
@@ -28,8 +29,9 @@ class Status:
 
         * ``healthy`` (bool): False as soon as anything that is shown under ``places`` is in
           trouble;
-        * ``places``: a list of ``{"kind": "marketplace" | "datastore", "name", "healthy": bool,
-          "trouble": text, "objects": int, "age": seconds since its list was taken, or null}``;
+        * ``places``: a list of ``{"kind": "marketplace" | "datastore", "id", "name", "healthy":
+          bool, "trouble": text, "objects": int, "age": seconds since its list was taken, or
+          null}``;
         * ``trouble`` (text): what is wrong with the whole, such as refused credentials, or empty;
         * ``rates``: ``served`` and ``fetched`` (bytes per second) and ``hit_rate`` (0 to 1, or
           null) over the last seconds, or empty; on the control socket alone;
@@ -106,9 +108,8 @@ class Status:
         if snapshot is None:
             return []
         return [
-            _place("marketplace", m.marketplace.name, m, len(m.offers))
-            for m in snapshot.marketplaces
-        ] + [_place("datastore", d.datastore.name, d, len(d.holdings)) for d in snapshot.datastores]
+            _place("marketplace", m.marketplace, m, len(m.offers)) for m in snapshot.marketplaces
+        ] + [_place("datastore", d.datastore, d, len(d.holdings)) for d in snapshot.datastores]
 
 
 def _callers(house: House) -> list[dict[str, object]] | None:
@@ -116,11 +117,15 @@ def _callers(house: House) -> list[dict[str, object]] | None:
 
 
 def _place(
-    kind: str, name: str, listing: MarketplaceListing | DatastoreListing, objects: int
+    kind: str,
+    place: Marketplace | Datastore,
+    listing: MarketplaceListing | DatastoreListing,
+    objects: int,
 ) -> dict[str, object]:
     return {
         "kind": kind,
-        "name": name,
+        "id": place.id,
+        "name": place.name,
         "healthy": not listing.trouble,
         "trouble": listing.trouble,
         "objects": objects,

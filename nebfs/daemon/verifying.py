@@ -1,8 +1,10 @@
 """Comparing a whole image with what was published about it: ``POST /v1/verify``, ``{"path": ...}``.
 
 The answer is JSON lines: ``{"event": "progress", "size", "here"}`` (bytes that were compared), and
-``{"event": "end", "algorithm", "found", "published", "same"}``: ``same`` is null where nothing was
-published about exactly these bytes; they then have the SHA-256 that is told.
+``{"event": "end", "algorithm", "found", "published", "same", "inside", "decompressed"}``: ``same``
+is null where nothing was published about exactly these bytes; they then have the SHA-256 that is
+told. So it is with a disk inside a file: ``inside`` lists the files that it is made of, each
+``{"source", "verified"}`` as /v1/explain has them, and is empty for a file itself.
 
 All of it is read as by any reader: from the cache, and from its place what is not there. What was
 compared earlier is compared again.
@@ -24,6 +26,7 @@ from nebfs.content.layers.verified import STEP, hash_threads, strongest
 from nebfs.content.stack import read
 from nebfs.daemon import jobs
 from nebfs.daemon.finding import Image, image_at
+from nebfs.daemon.here import verdict_of
 from nebfs.daemon.web import Reply, Request, Routes, as_lines
 from nebfs.daemon.wiring import House
 from nebfs.errors import Damaged, UserError
@@ -69,9 +72,13 @@ class Verifying:
                 data = bytes(await read(reader, self._here, length))
                 await trio.to_thread.run_sync(digest.update, data, limiter=hash_threads)
                 self._here += length
-            self._conclude(algorithm, digest.hexdigest())
+            inside = [
+                {"source": f.content.locator.shown, "verified": await verdict_of(self._house, f)}
+                for f in (self._image.files if self._image.content.view else ())
+            ]
+            self._conclude(algorithm, digest.hexdigest(), inside)
 
-    def _conclude(self, algorithm: str, found: str) -> None:
+    def _conclude(self, algorithm: str, found: str, inside: list[dict[str, str]]) -> None:
         wanted = self._checksum
         self._end = {
             "event": "end",
@@ -79,6 +86,8 @@ class Verifying:
             "found": found,
             "published": "" if wanted is None else wanted.digest.lower(),
             "same": None if wanted is None else found == wanted.digest.lower(),
+            "inside": inside,
+            "decompressed": self._image.decompressed is not None,
         }
 
     @contextlib.asynccontextmanager

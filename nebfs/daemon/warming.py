@@ -4,14 +4,16 @@ Asked with ``{"paths": [...], "recursive": bool, "rate": bytes per second or nul
 JSON lines, each with an ``event``:
 
 * ``plan``: ``images``, ``size`` and ``here`` (bytes, of all), ``left_out`` (``path``, ``reason``);
-* ``progress``: ``path``, ``number`` (from 1), ``size`` and ``here`` of this image, and ``total``,
-  the bytes that are here of all;
+* ``progress``: ``path``, ``number`` (from 1), ``stage`` (``fetching`` or ``decompressing``),
+  ``size`` and ``here`` of this image, and ``total``, the bytes that are here of all;
 * ``image``: one is here: ``path``, ``verified`` (``yes``, or empty where nothing was published),
-  and ``total``;
+  ``decompressed`` (bool), and ``total``;
 * ``failed``: one is not: ``path``, ``reason``;
 * ``end``: ``images`` that are here now, ``failed``.
 
-It ends when nobody listens any more. What has come stays.
+Of a raw view of a compressed file that is brought, and then what it is decompressed into; both
+count. Where the length of that is not known before, the compressed bytes that were passed through
+stand for it. It ends when nobody listens any more. What has come stays.
 """
 
 from __future__ import annotations
@@ -21,14 +23,25 @@ from collections import deque
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from nebfs.blocks import DiskStore
+from nebfs.content.decodings import Decompressed
 from nebfs.content.filling import Budget
 from nebfs.content.warming import Warming
 from nebfs.daemon import jobs
-from nebfs.daemon.explaining import cached_of
-from nebfs.daemon.finding import File, image_at, image_of, images_below, path_of, paths_in
+from nebfs.daemon.finding import (
+    File,
+    Image,
+    image_at,
+    image_of,
+    images_below,
+    path_of,
+    paths_in,
+)
+from nebfs.daemon.here import bytes_of, cached_of, size_of
 from nebfs.daemon.web import Reply, Request, Routes, as_lines
 from nebfs.daemon.wiring import House
-from nebfs.errors import NebfsError, UserError
+from nebfs.errors import CacheFault, NebfsError, UserError
+from nebfs.model import Content
 from nebfs.tree import ContentFile
 from nebfs.units import format_size
 
@@ -36,21 +49,34 @@ SLOWEST = 1024.0
 """Bytes per second: a rate below it is a slip of the pen."""
 
 
+FETCHING, DECOMPRESSING = "fetching", "decompressing"
+
+
 @dataclass(slots=True)
 class _Wanted:
-    """One image and what it needs. `cached`: how much of each file is here, as of the last look."""
+    """One image and what it needs. `cached`: how much of each file is here, as of the last look.
+
+    `view` is decompressed as well, if it is not None: into `length` bytes, or those of its file,
+    while that is not `measured`; `made` of them are.
+    """
 
     path: str
     files: tuple[File, ...]
     cached: list[int]
+    view: Content | None = None
+    key: str = ""
+    length: int = 0
+    measured: bool = True
+    made: int = 0
+    stage: str = FETCHING
 
     @property
     def here(self) -> int:
-        return sum(self.cached)
+        return sum(self.cached) + self.made
 
     @property
     def size(self) -> int:
-        return sum(file.revision.size for file in self.files)
+        return sum(file.revision.size for file in self.files) + self.length
 
 
 def routes(house: House) -> Routes:
@@ -89,7 +115,8 @@ class Work:
                     await self._want(node, alone=False)
                 self._left_out += [{"path": at, "reason": str(exc)} for at, exc in failed]
             else:
-                await self._want((await image_at(self._house, path)).node, alone=True)
+                image = await image_at(self._house, path, unready=True)
+                await self._want(image.node, alone=True)
         self._check_room()
         plan: jobs.Told = {
             "event": "plan",
@@ -103,7 +130,7 @@ class Work:
     async def _want(self, node: ContentFile, *, alone: bool) -> None:
         path = path_of(node)
         try:
-            image = await image_of(self._house, node, fresh=True)
+            image = await image_of(self._house, node, fresh=True, unready=True)
         except NebfsError as exc:
             if alone:
                 raise
@@ -114,10 +141,21 @@ class Work:
             return
         files = tuple(f for f in image.files if not f.is_here)
         cached = [await cached_of(self._house, file) for file in files]
-        self._images.append(_Wanted(path, files, cached))
+        wanted = _Wanted(path, files, cached)
+        if image.decompressed is not None:
+            await self._want_decompressed(wanted, image, image.decompressed)
+        self._images.append(wanted)
+
+    async def _want_decompressed(self, wanted: _Wanted, image: Image, one: Decompressed) -> None:
+        size = await size_of(self._house, one)
+        wanted.view, wanted.key = image.content, one.key
+        wanted.measured = size is not None
+        wanted.length = image.files[0].revision.size if size is None else size
+        wanted.made = 0 if size is None else await bytes_of(self._house, one.key)
 
     def _check_room(self) -> None:
         sizes = {file.key: file.revision.size for one in self._images for file in one.files}
+        sizes |= {one.key: one.length for one in self._images if one.view and one.measured}
         wanted, room = sum(sizes.values()), self._house.store.room(sizes)
         if wanted > room:
             raise UserError(
@@ -137,7 +175,13 @@ class Work:
                 self._news.append({"event": "failed", "path": wanted.path, "reason": str(exc)})
             else:
                 wanted.cached = [file.revision.size for file in wanted.files]
-                told = {"path": wanted.path, "verified": verified, "total": self._total}
+                wanted.made = wanted.length
+                told = {
+                    "path": wanted.path,
+                    "verified": verified,
+                    "decompressed": wanted.view is not None,
+                    "total": self._total,
+                }
                 self._news.append({"event": "image", **told})
         self._now = None
         good = len(self._images) - self._failed
@@ -158,7 +202,17 @@ class Work:
                     budget=self._budget,
                 ).run()
                 verdicts.add("" if held.verified is None else "yes")
+            if wanted.view is not None:
+                await self._decompress(wanted, wanted.view)
         return "yes" if verdicts == {"yes"} else ""
+
+    async def _decompress(self, wanted: _Wanted, view: Content) -> None:
+        """Have what is in a compressed file decompressed to its end."""
+        if not isinstance(self._house.store, DiskStore):
+            raise CacheFault("the cache disk cannot be used, so nothing can be kept")
+        wanted.stage = DECOMPRESSING
+        async with self._house.library.decodings.held(view) as decoding:
+            await decoding.complete()
 
     @property
     def _total(self) -> int:
@@ -174,17 +228,28 @@ class Work:
                 facts = self._house.library.facts(file.content, file.revision)
                 if facts is not None:
                     wanted.cached[at] = facts.cached
+            self._look_at_decompressed(wanted)
             told.append(
                 {
                     "event": "progress",
                     "path": wanted.path,
                     "number": number,
+                    "stage": wanted.stage,
                     "size": wanted.size,
                     "here": wanted.here,
                     "total": self._total,
                 }
             )
         return told
+
+    def _look_at_decompressed(self, wanted: _Wanted) -> None:
+        found = None if wanted.view is None else self._house.library.decodings.of(wanted.view)
+        if found is None or found.decoding is None:
+            return
+        if wanted.measured:
+            wanted.made = min(found.decoding.file.cached_bytes, wanted.length)
+        elif found.decoding.passing.under_way:
+            wanted.made = int(found.decoding.passing.progress * wanted.length)
 
 
 def rate_in(said: dict[str, object]) -> float | None:

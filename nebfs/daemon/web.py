@@ -29,6 +29,7 @@ from nebfs.errors import (
     Refused,
     TimedOut,
     Unreachable,
+    Unready,
     Unsupported,
     UserError,
 )
@@ -50,6 +51,7 @@ _STATUS: tuple[tuple[type[NebfsError], int], ...] = (
     (Missing, 404),
     (Changed, 409),
     (Busy, 409),
+    (Unready, 409),
     (Unsupported, 501),
     (TimedOut, 504),
     (Unreachable, 503),

@@ -58,9 +58,32 @@ def test_what_is_in_no_mount_has_no_daemon(run_dir, mount, tmp_path):
 
 
 def test_a_daemon_that_is_unknown_or_gone(run_dir, mount):
-    with pytest.raises(UserError, match="no registration"):
+    with pytest.raises(UserError, match="registered elsewhere: name its directory with --run-dir"):
         place_of(mount / "x", run_dir)
     own = Registration.of_this_process(run_dir, mount, source="h")
     registry.register(run_dir, replace(own, pid_started=1))
     with pytest.raises(UserError, match="is gone; 'nebfs umount"):
         place_of(mount / "x", run_dir)
+
+
+@pytest.mark.parametrize(
+    ("owner", "words"),
+    [
+        (0, "is mounted by user root: ask as root, or as root with --run-dir /run/nebfs"),
+        (54321, "by user 54321: ask as 54321, or as root with --run-dir /run/user/54321/nebfs"),
+    ],
+)
+def test_a_mount_of_another_user_says_whose_it_is(run_dir, mount, monkeypatch, owner, words):
+    table = mounts.MOUNTINFO.read_text().replace(
+        "fuse.nebfs h ro", f"fuse.nebfs h ro,user_id={owner},group_id=0"
+    )
+    mounts.MOUNTINFO.write_text(table)
+    monkeypatch.setattr("nebfs.cli.daemons.os.geteuid", lambda: 999)
+    with pytest.raises(UserError) as failed:
+        place_of(mount / "x", run_dir)
+    assert words in str(failed.value)
+    assert failed.value.exit_code == exits.NOT_MOUNTED
+    found = mounts.mounted_at(mount)
+    assert found is not None
+    assert found.owner == owner
+    assert mounts.mounted_at(Path("/")).owner is None

@@ -13,7 +13,16 @@ import trio
 from nebfs.daemon import control, web
 from nebfs.daemon.control import ask, follow, serve
 from nebfs.daemon.web import as_json, as_lines
-from nebfs.errors import BadAnswer, Busy, Missing, NebfsError, TimedOut, Unreachable, UserError
+from nebfs.errors import (
+    BadAnswer,
+    Busy,
+    Missing,
+    NebfsError,
+    Refused,
+    TimedOut,
+    Unreachable,
+    UserError,
+)
 
 
 @pytest.fixture
@@ -312,6 +321,19 @@ def test_nobody_listens(path):
         ask(path, "GET", "/", timeout=1.0)
     with pytest.raises(Unreachable):
         ask(path.with_name("x" * 120), "GET", "/", timeout=1.0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_users_daemon_may_not_be_asked(path):
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(path))
+        path.chmod(0o600)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(Refused, match="only the user who mounted may ask its daemon, and"):
+                ask(path, "GET", "/", timeout=1.0)
+        finally:
+            os.seteuid(0)
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
