@@ -242,11 +242,8 @@ def test_two_guests_that_boot_at_once_have_each_byte_fetched_once(machine, place
 
 UMOUNT = ("umount",)
 ENDS = {
-    "umount": [UMOUNT],
     "umount with the image open": [("umount", "-l")],
     "umount and TERM, as a service manager ends a mount": [UMOUNT, signal.SIGTERM],
-    "umount and INT": [UMOUNT, signal.SIGINT],
-    "TERM": [signal.SIGTERM],
     "TERM twice": [signal.SIGTERM, signal.SIGTERM],
 }
 
