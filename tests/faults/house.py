@@ -16,7 +16,9 @@ import trio
 
 from nebfs.blocks import DiskStore, Documents, MemoryStore
 from nebfs.content import Library, LibrarySettings, Prober, views
+from nebfs.content.prober import Probed
 from nebfs.content.stack import Reader, read
+from nebfs.errors import Unreachable
 from nebfs.fetcher.client import FetcherProcess, open_fetcher
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.model import Content
@@ -82,20 +84,27 @@ class House:
             nursery.cancel_scope.cancel()
         store.unlock()
 
-    async def ask(self, content: Content) -> None:
-        """Ask the place of every file of a content."""
-        for file in views.files(content):
-            await self.prober.ask(file)
+    async def ask(self, content: Content) -> Probed:
+        """Ask the place of a file what it has. Nobody tries that again but us: on a machine that
+        has much to do an answer may come later than what counts as a stall here.
+        """
+        for _ in range(3):
+            try:
+                return await self.prober.ask(content)
+            except Unreachable as exc:
+                failure = exc
+                self.prober.forget(content)
+        raise failure
 
     async def open(self, content: Content, library: Library | None = None) -> Reader:
         """Open the version that is there, as whoever lists it and opens it does."""
         library = library or self.library
         if not content.view:
-            return await library.open(content, (await self.prober.ask(content)).revision)
+            return await library.open(content, (await self.ask(content)).revision)
         for file in views.files(content):
-            if (await self.prober.ask(file)).is_unseen:
+            if (await self.ask(file)).is_unseen:
                 await library.look(file)
-            if (await self.prober.ask(file)).format.compression:
+            if (await self.ask(file)).format.compression:
                 await library.measure(content)
         return await library.open(content, self.prober.view(content).revision)
 

@@ -39,7 +39,7 @@ from tests.faults.ways import bridge, object_store
 from tests.faults.web import Origin, ScriptedServer
 from tests.mounted.conftest import Mount
 
-DEADLINE = 2.0
+DEADLINE = 3.0
 SLACK = 20.0
 """Seconds more, for a machine that has much else to do. Without an end it would be a minute."""
 
