@@ -95,6 +95,8 @@ class BlockFile:
         """When each group was last read, in seconds since the epoch."""
         self.corrupt = 0
         """How many slots have failed their checksum."""
+        self.harm = ""
+        """How the disk failed to give back what it was given, the last time that it did."""
         self.disk_bytes = os.fstat(fd).st_blocks * 512
         """What the data takes on its disk (or in memory), measured or added up since."""
         self._index = index
@@ -213,6 +215,7 @@ class BlockFile:
             )
         except OSError as exc:
             log.warning("cache.read_failed", key=self.key[:12], error=str(exc))
+            self.harm = f"the cache file could not be read: {exc.strerror}"
             data = b""
         finally:
             self._readings.remove(reading)
@@ -241,6 +244,7 @@ class BlockFile:
                 self._state[slot] = PROVEN
             else:
                 self.corrupt += 1
+                self.harm = "blocks do not have the checksum that they were written with"
                 log.error("cache.block_corrupt", key=self.key[:12], slot=slot)
                 self.lose(slot, slot + 1)
                 good = False

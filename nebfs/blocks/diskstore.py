@@ -145,10 +145,18 @@ class DiskStore(Store):
         file = self._files.get(key)
         return file.disk_bytes if file is not None else self._resting.get(key, (0.0, 0))[1]
 
-    def refused(self) -> None:
-        """Take note that the disk refused a write, so that the next orders do not try it."""
+    def refused(self, reason: str) -> None:
+        """Take note that the disk failed, so that the next orders do not try it."""
         self.faults += 1
+        self.trouble = reason
         self._full_until = time.monotonic() + FULL_FOR
+
+    def accepted(self) -> None:
+        """Take note that the disk did what it is for. One that has failed a moment ago may fail in
+        another way still: it is not believed at once.
+        """
+        if time.monotonic() >= self._full_until:
+            self.trouble = ""
 
     def paths(self, key: str) -> tuple[Path, Path]:
         """Return where the data and the index of an object are."""
@@ -160,8 +168,10 @@ class DiskStore(Store):
                 self._open_now, key, size, source, limiter=disk_threads
             )
         except OSError as exc:
+            fault = CacheFault(f"the cache disk refused an object: {exc.strerror}")
             self.faults += 1
-            raise CacheFault(f"the cache disk refused an object: {exc.strerror}") from exc
+            self.trouble = str(fault)
+            raise fault from exc
         self._resting.pop(key, None)
         return file
 

@@ -32,7 +32,9 @@ GROUP_SLOTS = 1 << (GROUP_SHIFT - SLOT_SHIFT)
 
 @dataclass(frozen=True, slots=True)
 class StoreStatistics:
-    """What a store holds now. `faults` counts what the disk refused."""
+    """What a store holds now. `faults` counts what the disk refused or could not give back, and
+    `trouble` says what it was, until something was written there again.
+    """
 
     kind: str
     limit: int
@@ -42,6 +44,7 @@ class StoreStatistics:
     evicted: int
     faults: int
     corrupt: int
+    trouble: str = ""
 
 
 class Store(abc.ABC):
@@ -54,6 +57,8 @@ class Store(abc.ABC):
         self.reserved = 0
         self.evicted = 0
         self.faults = 0
+        self.trouble = ""
+        """What is wrong with the disk; empty when nothing is known to be."""
         self.pinned: frozenset[str] = frozenset()
         """Keys of objects that never leave to make room."""
         self._corrupt = 0
@@ -78,6 +83,7 @@ class Store(abc.ABC):
             evicted=self.evicted,
             faults=self.faults,
             corrupt=self._corrupt + sum(file.corrupt for file in self._files.values()),
+            trouble=self.trouble,
         )
 
     async def open(

@@ -25,6 +25,8 @@ def details(answer: Mapping[str, object], *, window: int | None = None) -> Itera
     kind = _at(answer, "cache", "kind")
     where = f" in memory: {BYPASSED}" if kind == "memory" else ""
     yield _fact(words, "cache", f"{cache(answer)}{where}")
+    if (trouble := _at(answer, "cache", "trouble")) and isinstance(trouble, str):
+        yield _fact(words, "", f"{printable(trouble)}; what is read now is kept in memory")
     reads, hits = number(answer, "reads", "reads"), number(answer, "cache", "hits")
     share = f"{100 * hits / reads:.1f} % answered at once" if reads else "none yet"
     yield _fact(words, "reads", f"{reads:.0f}, {share}" if reads else share)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable, Sequence
 
 import xxhash
@@ -18,6 +19,10 @@ from nebfs.model import Filled
 BUFFER_SIZE = 1 << 20
 """Bytes gathered before they are written: large enough to make a write's and a report's fixed cost
 vanish, small enough to stay in the processor's cache between the copy, the hash and the write."""
+
+SLOW = 2.0
+"""Seconds that writing one run of slots (4 MiB at most) may take in all: a disk that is slower than
+2 MiB/s keeps readers longer than most places do, and the whole process waits while it writes."""
 
 _SPARE_BUFFERS = 8
 """Buffers of each size kept for the next transfer: as many as there are usually transfers at once.
@@ -73,6 +78,7 @@ class SlotWriter:
         "_fill",
         "_hashed",
         "_report",
+        "_seconds",
         "_seed",
         "_slot_size",
         "_stop",
@@ -105,6 +111,7 @@ class SlotWriter:
         self._slot_size = slot_size
         self._content_size = content_size
         self._seed = seed
+        self._seconds = 0.0  # spent on writing
         self._report = report
         self._stop = stop
         self._base = start  # where in the content the buffer begins
@@ -191,6 +198,7 @@ class SlotWriter:
             self._hashed += length
 
     def _write(self, start: int, stop: int) -> None:
+        began = time.monotonic()
         while start < stop:
             try:
                 start += os.pwrite(self._fd, self._view[start:stop], self._base + start)
@@ -199,3 +207,6 @@ class SlotWriter:
                 raise CacheFault(
                     "the cache file could not be written", reason=exc.strerror, errno=exc.errno
                 ) from exc
+        self._seconds += time.monotonic() - began
+        if self._seconds > SLOW:
+            raise CacheFault("the cache disk is slow", seconds=round(self._seconds, 1))

@@ -130,7 +130,7 @@ async def test_a_refused_write_is_remembered_for_a_while(make):
     store = await make(100 * MIB)
     await store.reserve(SLOT_SIZE)
     store.settle(SLOT_SIZE)
-    store.refused()
+    store.refused("it is full")
     with pytest.raises(CacheFault, match="a moment ago"):
         await store.reserve(SLOT_SIZE)
     assert store.statistics().faults == 1

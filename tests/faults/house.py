@@ -42,6 +42,7 @@ class House:
         self._patience = patience, brief
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._live,), daemon=True)
+        self.store: DiskStore
         self.fetcher: FetcherProcess
         self.prober: Prober
         self.library: Library
@@ -63,7 +64,7 @@ class House:
     async def _live(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._end = trio.Event()
-        store = DiskStore.prepare(self._home / "cache", 512 * MIB, 0)
+        store = self.store = DiskStore.prepare(self._home / "cache", 512 * MIB, 0)
         await store.measure()
         async with open_fetcher(self._settings) as self.fetcher, trio.open_nursery() as nursery:
             self.prober = Prober(self.fetcher, Documents(None))

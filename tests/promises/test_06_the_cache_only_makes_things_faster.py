@@ -1,18 +1,29 @@
 """Promise 6: the cache can only make things faster.
 
-Disks are real ones: a tmpfs of a few megabytes that fills up, or that nobody may write to.
+Disks are real ones, a tmpfs of a few megabytes that fills up or that nobody may write to, and one
+that is slow, rots or fails when it is told to (tests/faults/disk.py).
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import os
+import random
+import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.mounted.conftest import run
+import nebfs.content.layers.cached
+from nebfs.content.stack import read
+from nebfs.model import Content, Locator
+from nebfs.units import KIB, MIB
+from tests.faults.disk import disk_of, failing_disk
+from tests.faults.house import House
+from tests.fetcher.conftest import Origin, ScriptedServer
+from tests.mounted.conftest import NEBFS, run
 
 pytestmark = pytest.mark.mounted
 
@@ -21,17 +32,6 @@ ALPINE = "Alpine Linux 3.20"
 
 def url_of(cloud, end):
     return next(u for u in cloud.published if u.endswith(end))
-
-
-@contextlib.contextmanager
-def disk_of(path, options):
-    """A real small disk: what it refuses, the kernel refuses."""
-    path.mkdir()
-    run("mount", "-t", "tmpfs", "-o", options, "tmpfs", path)
-    try:
-        yield path
-    finally:
-        run("umount", "-l", path)
 
 
 @pytest.fixture
@@ -143,3 +143,204 @@ def test_the_limit_is_kept_while_many_readers_fill_the_cache(make_mount, servers
         # The lists, the indexes and the lock are beside the blocks, and are not theirs to limit.
         assert limit // 2 < max(taken) <= limit + (1 << 20)
         mount.stop()
+
+
+# --- a disk that fails while reads go on, under the real stack and the real fetcher -------------
+
+SIZE = 6 * MIB + 1000
+STEP = 128 * KIB
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory):
+    with failing_disk(tmp_path_factory.mktemp("failing") / "disk") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def house(disk):
+    with House(disk.path) as made:
+        yield made
+
+
+class Published:
+    """One image on a server, and the house that reads it over a cache on that disk."""
+
+    def __init__(self, house, disk, server, data):
+        self.house, self.disk, self.server, self.data = house, disk, server, data
+        self.content = Content(Locator("http", server.url + "/image"), format="raw")
+        self.reader = house.run(house.open, self.content)
+
+    def read(self, start=0, stop=SIZE):
+        """Read, in pieces as the kernel's; compare each byte. Return the seconds that it took."""
+        began = time.monotonic()
+        for at in range(start, stop, STEP):
+            length = min(STEP, stop - at)
+            got = bytes(self.house.run(read, self.reader, at, length))
+            assert got == self.data[at : at + length], f"wrong bytes at {at}"
+        return time.monotonic() - began
+
+    def reopen(self):
+        """Read by a stack of its own from now on, whose blocks are to be proven anew."""
+        self.close()
+        self.reader = self.house.run(self.house.open, self.content)
+
+    def close(self):
+        self.house.run(self.reader.aclose)
+
+    def told(self):
+        return self.house.store.statistics()
+
+    def forgive(self):
+        """Skip the seconds for which a disk that has failed is not asked again."""
+        self.house.store._full_until = 0.0
+
+    def recovers(self):
+        """What is read once the disk works again is kept there, and nothing is wrong any more."""
+        self.disk.set()
+        self.forgive()
+        self.reopen()
+        self.read()
+        assert self.reader.facts().where == "disk"
+        assert self.told().trouble == ""
+        asked = len(self.server.requests)
+        self.reopen()
+        self.read()
+        assert len(self.server.requests) == asked
+
+
+@pytest.fixture
+def image(house, disk):
+    origin = Origin(random.Random(6).randbytes(SIZE))
+    server = ScriptedServer(origin)
+    made = Published(house, disk, server, origin.data)
+    yield made
+    disk.set()
+    made.forgive()
+    made.close()
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("switches", "said"),
+    [
+        ({"write": "EIO"}, "Input/output error"),
+        ({"write": "ENOSPC"}, "No space left on device"),
+        ({"write": "EROFS", "changes": "EROFS"}, "Read-only file system"),
+    ],
+    ids=["EIO", "ENOSPC", "EROFS"],
+)
+def test_a_disk_that_refuses_writes_while_it_is_read_from_costs_no_read(image, switches, said):
+    image.read(0, STEP)
+    faults = image.told().faults
+    image.disk.set(**switches)
+    image.read()
+    image.read()
+    assert image.told().faults > faults
+    assert said in image.told().trouble
+    assert image.reader.facts().where == "memory"
+    image.reopen()  # also what is opened only then
+    image.read()
+    image.recovers()
+
+
+def test_a_disk_that_cannot_be_read_costs_no_read(image):
+    image.read()
+    image.reopen()
+    faults = image.told().faults
+    image.disk.set(read="EIO")
+    image.read()
+    assert image.told().faults > faults
+    assert "Input/output error" in image.told().trouble
+    image.recovers()
+
+
+def test_a_disk_that_rots_is_found_out_by_checksums_counted_and_fetched_again(image):
+    image.read()
+    image.reopen()
+    corrupt = image.told().corrupt
+    image.disk.set(flips=True)
+    image.read()
+    assert image.told().corrupt > corrupt
+    assert "checksum" in image.told().trouble
+    image.recovers()
+
+
+def test_one_rotten_block_is_fetched_again_and_the_disk_stays_in_use(image):
+    image.read()
+    image.reopen()
+    data = max(image.disk.backing.rglob("*.dat"), key=lambda path: path.stat().st_mtime_ns)
+    with data.open("r+b") as file:
+        file.seek(5 * STEP)
+        file.write(b"rot")
+    before, asked = image.told(), len(image.server.requests)
+    image.read()
+    assert image.told().corrupt == before.corrupt + 1
+    assert len(image.server.requests) > asked
+    assert (image.told().trouble, image.reader.facts().where) == ("", "disk")
+
+
+def test_a_disk_that_is_too_slow_to_write_to_is_left_after_two_seconds(image):
+    image.read(0, STEP)
+    image.disk.set(slow=2.1)
+    took = image.read()
+    assert took < 12, "each of 48 blocks would have taken as long"
+    assert "slow" in image.told().trouble
+    assert image.reader.facts().where == "memory"
+    image.recovers()
+
+
+def test_a_disk_that_is_too_slow_to_read_from_is_left(image, monkeypatch):
+    monkeypatch.setattr(nebfs.content.layers.cached, "SLOW", 0.3)
+    image.read()
+    image.reopen()
+    image.disk.set(slow=0.4)
+    took = image.read()
+    assert took < 6, "each of 48 blocks would have taken as long"
+    assert "slow" in image.told().trouble
+    monkeypatch.undo()
+    image.recovers()
+
+
+# --- what people see of it ----------------------------------------------------------------------
+
+
+def told_by(mount, *words):
+    return run(*NEBFS, *words, "--run-dir", mount.run_dir, check=False).stdout
+
+
+def test_status_and_doctor_name_a_disk_that_fails_under_a_mount(
+    make_mount, servers, cloud, tmp_path
+):
+    path = f"{ALPINE}/{ALPINE}.qcow2"
+    content = cloud.published[url_of(cloud, "alpine.qcow2")].read_bytes()
+    with failing_disk(tmp_path / "failing") as disk:
+        mount = cached_on(make_mount, servers, disk.path)
+        disk.set(write="EIO", changes="EROFS")
+        assert (mount.path / "marketplaces/OpenNebula Public" / path).read_bytes() == content
+        said = told_by(mount, "status", "-l")
+        assert "1 faults of the cache disk" in said
+        assert "Read-only file system" in said
+        assert mount.status()["cache"]["trouble"]
+        said = told_by(mount, "doctor", "--cache-dir", disk.path / "cache")
+        assert f"the filesystem of {disk.path}/cache is read-only" in said
+        disk.set()
+        mount.stop()
+
+
+def test_a_cache_directory_that_is_removed_under_a_mount_costs_no_read(make_mount, servers, cloud):
+    mount = make_mount(servers.frontend_url)
+    mount.start()
+    content = cloud.published[url_of(cloud, "alpine.qcow2")].read_bytes()
+    path = mount.app(ALPINE) / f"{ALPINE}.qcow2"
+    with open(path, "rb") as file:
+        assert file.read(4096) == content[:4096]
+        shutil.rmtree(mount.cache)
+        assert file.read() == content[4096:]
+    assert path.read_bytes() == content
+    mount.refresh()
+    md5 = next(a.md5 for a in cloud.apps.values() if a.name == "Debian 12")
+    other = mount.app("Debian 12") / "Debian 12.raw"  # opened only now
+    assert hashlib.md5(other.read_bytes(), usedforsecurity=False).hexdigest() == md5
+    said = told_by(mount, "status", "-l")
+    assert "No such file or directory" in said

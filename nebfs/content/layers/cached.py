@@ -33,6 +33,15 @@ ROUNDS = 8
 """How often a read starts over because slots came and left again before it could take them."""
 
 
+SLOW = 2.0
+"""Seconds after which a disk is left that does not give back a few blocks: as for writing, see
+fetcher/slots.py."""
+
+HARMED = 2
+"""How often one read takes what the disk has harmed for a bad block, which is written anew. A disk
+that does it again is left."""
+
+
 class Cached:
     """A reader over a cache file, filled by `source` on demand.
 
@@ -86,21 +95,34 @@ class Cached:
 
     async def pread(self, offset: int, length: int) -> bytes | memoryview:
         """Return the bytes, bringing what is missing. Raises what the source raises."""
+        harmed = 0
         for _ in range(ROUNDS):
-            file = self.file
+            file, file.harm = self.file, ""
             view = file.warm(offset, length)
             if view is not None:
                 return view
             first, stop = file.span(offset, length)
+            if file.harm:
+                harmed += 1
+                await self._doubt_disk(file, harmed)
             if not file.has(first, stop):
                 self.waits += 1
                 early = await self._bring(first, stop, (offset, length))
                 if early is not None:
                     return early
                 continue
+            began = trio.current_time()
             data = await file.read(offset, length)
+            took = trio.current_time() - began
+            if took > SLOW and file is self.file and isinstance(self._store, DiskStore):
+                await self._leave_disk(file, self._store, f"the cache disk is slow: {took:.1f} s")
             if data is not None:
+                if self._store.trouble and took <= SLOW and isinstance(self._store, DiskStore):
+                    self._store.accepted()
                 return data
+            if file.harm:
+                harmed += 1
+                await self._doubt_disk(file, harmed)
         raise Damaged("the cache keeps losing these blocks", offset=offset, length=length)
 
     async def _bring(self, first: int, stop: int, wanted: tuple[int, int] | None) -> bytes | None:
@@ -263,14 +285,23 @@ class Cached:
         except CacheFault as exc:
             if not order.urgent or not isinstance(store, DiskStore):
                 raise  # nobody waits for it; a demand will find out for itself
-            await self._leave_disk(order, store, exc)
+            await self._leave_disk(order.file, store, str(exc))
+        else:
+            if isinstance(store, DiskStore):
+                store.accepted()
 
-    async def _leave_disk(self, order: Order, store: DiskStore, fault: CacheFault) -> None:
-        """Go on in memory: the disk is full or broken, and that must not fail a read."""
-        if self.file is not order.file:
+    async def _doubt_disk(self, file: BlockFile, harmed: int) -> None:
+        """Leave a disk that has `harmed` what one read wants so many times."""
+        store = self._store
+        if harmed >= HARMED and isinstance(store, DiskStore):
+            await self._leave_disk(file, store, file.harm)
+
+    async def _leave_disk(self, file: BlockFile, store: DiskStore, reason: str) -> None:
+        """Go on in memory: the disk is full, slow or broken, and that must not fail a read."""
+        if self.file is not file:
             return
-        store.refused()
-        log.warning("cache.bypassed", reason=str(fault), key=self.file.key[:12])
+        store.refused(reason)
+        log.warning("cache.bypassed", reason=reason, key=self.file.key[:12])
         fresh = await self._memory.open(self.file.key, self.file.size)
         old, self.file, self._store = self.file, fresh, self._memory
         self.warm = fresh.warm

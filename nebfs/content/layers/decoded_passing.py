@@ -202,9 +202,9 @@ class Passing:
             try:
                 self._check_fits(work)
                 hungry = await self._advance(work)
-            except CacheFault:
+            except CacheFault as exc:
                 if isinstance(self._store, DiskStore):
-                    self._store.refused()
+                    self._store.refused(str(exc))
                 raise
             except (Damaged, Unsupported) as exc:
                 await self._fail(exc)
