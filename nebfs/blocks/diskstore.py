@@ -146,10 +146,15 @@ class DiskStore(Store):
         return file.disk_bytes if file is not None else self._resting.get(key, (0.0, 0))[1]
 
     def refused(self, reason: str) -> None:
-        """Take note that the disk failed, so that the next orders do not try it."""
+        """Take note that the disk failed, so that the next orders do not try it.
+
+        What fails within that time does not make it longer: else a mount with much to open would
+        never find out that the disk works again.
+        """
         self.faults += 1
-        self.trouble = reason
-        self._full_until = time.monotonic() + FULL_FOR
+        if time.monotonic() >= self._full_until:
+            self.trouble = reason
+            self._full_until = time.monotonic() + FULL_FOR
 
     def accepted(self) -> None:
         """Take note that the disk did what it is for. One that has failed a moment ago may fail in

@@ -239,8 +239,11 @@ def test_a_disk_that_refuses_writes_while_it_is_read_from_costs_no_read(image, s
     assert image.told().faults > faults
     assert said in image.told().trouble
     assert image.reader.facts().where == "memory"
+    until = image.house.store._full_until
     image.reopen()  # also what is opened only then
     image.read()
+    assert image.house.store._full_until == until, "it is asked again however much is opened"
+    assert said in image.told().trouble
     image.recovers()
 
 
@@ -280,7 +283,8 @@ def test_one_rotten_block_is_fetched_again_and_the_disk_stays_in_use(image):
     assert (image.told().trouble, image.reader.facts().where) == ("", "disk")
 
 
-def test_a_disk_that_is_too_slow_to_write_to_is_left_after_two_seconds(image):
+def test_a_disk_that_is_too_slow_to_write_to_is_left_after_two_seconds(image, monkeypatch):
+    monkeypatch.setattr(nebfs.content.layers.cached, "SLOW", 1000.0)
     image.read(0, STEP)
     image.disk.set(slow=2.1)
     took = image.read()
