@@ -8,7 +8,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 
@@ -238,42 +237,6 @@ def test_two_guests_that_boot_at_once_have_each_byte_fetched_once(machine, place
     # What somebody waits for is asked for by itself, too, where a place is far away.
     assert place.sent() < 1.4 * len(SLOTS) * SLOT
     replay(place, path)
-
-
-UMOUNT = ("umount",)
-ENDS = {
-    "umount with the image open": [("umount", "-l")],
-    "umount and TERM, as a service manager ends a mount": [UMOUNT, signal.SIGTERM],
-    "TERM twice": [signal.SIGTERM, signal.SIGTERM],
-}
-
-
-def test_a_boot_is_kept_however_soon_the_daemon_ends(machine, place, tools):
-    """Unmounted, and told to stop a moment later: it was killed while it wrote the profile."""
-    mount = machine(start=False)
-    for name, steps in ENDS.items():
-        mount.start()
-        path, pid = guest(mount), mount.pid
-        reader = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(reader, 0, 0, os.POSIX_FADV_RANDOM)
-        for offset, length in READS[:120]:
-            os.pread(reader, length, offset)
-        if "open" not in name:
-            os.close(reader)
-        for step in steps:
-            if isinstance(step, tuple):
-                tools.run(*step, mount.path)
-            else:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, step)
-        if "open" in name:
-            os.kill(pid, signal.SIGTERM)
-            os.close(reader)
-        tools.wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists())
-        (kept,) = profiles(mount) or [None]
-        assert kept is not None, name
-        kept.unlink()
-    assert "internal error" not in mount.log
 
 
 def test_a_killed_daemon_s_profiles_are_there_afterwards(machine, place, tools):
