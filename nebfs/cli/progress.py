@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.constrain import Constrain
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
@@ -23,20 +25,58 @@ EVERY = 5.0
 BAR = 20
 """Columns of a bar: a window of 80 has room for it, the numbers and a part of the name."""
 
+NARROW = 64
+"""Columns of a window below which there is no bar and no rate, but a name and the time left."""
+
+
+class _Bar(ProgressColumn):
+    """How much is done, drawn; nothing in a window that is too narrow for it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._drawn = BarColumn(BAR)
+        super().__init__()
+
+    def render(self, task: Task) -> RenderableType:
+        """Return what is drawn of `task` now."""
+        return Text("") if self._console.width < NARROW else self._drawn.render(task)
+
 
 class _Numbers(ProgressColumn):
     """How much is done, how fast, and how long it will take."""
 
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        super().__init__(Column(no_wrap=True))
+
     def render(self, task: Task) -> Text:
         """Return what is told of `task` now."""
         total = None if task.total is None else int(task.total)
-        return cut(_told(int(task.completed), total, task.speed or 0.0))
+        brief = self._console.width < NARROW
+        return cut(_told(int(task.completed), total, task.speed or 0.0, brief=brief))
 
 
-def _told(done: int, size: int | None, rate: float) -> str:
+class _Bars(Progress):
+    """Bars that end before the window does: a ^C that is echoed behind one would begin a new line,
+    and leave the bar there.
+    """
+
+    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
+        self._window = console  # rich draws before it has kept its own
+        super().__init__(
+            *columns, console=console, expand=True, redirect_stdout=False, redirect_stderr=False
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield what is drawn."""
+        yield Constrain(self.make_tasks_table(self.tasks), max(1, self._window.width - len("^C")))
+
+
+def _told(done: int, size: int | None, rate: float, *, brief: bool = False) -> str:
     of = "" if size is None else f" of {format_size(size)}"
     left = "" if size is None or rate <= 0 else f", {format_duration((size - done) / rate)} left"
-    return f"{format_size(done)}{of}, {format_size(rate)}/s{left}"
+    pace = "" if brief else f", {format_size(rate)}/s"
+    return f"{format_size(done)}{of}{pace}{left}"
 
 
 class Shown:
@@ -51,14 +91,12 @@ class Shown:
         if can_draw():
             # The name gets what is left of the line, which is never longer than the window is wide.
             name = Column(ratio=1, no_wrap=True, overflow="ellipsis")
-            self._bar = Progress(
+            console = Console(highlight=False, emoji=False)
+            self._bar = _Bars(
+                console,
                 TextColumn("{task.description}", markup=False, table_column=name),
-                BarColumn(BAR),
-                _Numbers(Column(no_wrap=True)),
-                console=Console(highlight=False, emoji=False),
-                expand=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
+                _Bar(console),
+                _Numbers(console),
             )
             self._task = self._bar.add_task("", total=size or None, completed=done)
 
