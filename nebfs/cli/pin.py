@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from nebfs.cli import exits
-from nebfs.cli.answers import dicts, number
+from nebfs.cli.answers import counted, dicts, number
 from nebfs.cli.daemons import by_daemon, daemons
 from nebfs.cli.door import printable, say, verbose_option
 from nebfs.cli.flags import json_option, run_dir_option
@@ -45,9 +45,9 @@ def pin(
         said = control.ask(socket, "POST", "/v1/pin", body=body, timeout=PATIENCE)
         if as_json:
             click.echo(json.dumps(said))
-        for one in [] if as_json else dicts(said.get("pinned")):
-            here = f"{format_size(number(one.get('cached')))} of {_size(one)}"
-            click.echo(printable(f"{one.get('path')}: pinned, {here} is here"))
+        for path, objects in [] if as_json else _by_path(said.get("pinned")):
+            here = f"{_sum(objects, 'cached')} of {_sum(objects, 'size')}"
+            click.echo(printable(f"{path}: pinned, {here} is here"))
         if warm:
             failed += bring(socket, {**body, "recursive": False}, as_json=as_json)
     ctx.exit(exits.FAILURE if failed else exits.OK)
@@ -77,12 +77,12 @@ def unpin(
     taken = 0
     for socket, body in asked:
         said = control.ask(socket, "POST", "/v1/unpin", body=body, timeout=PATIENCE)
-        gone = dicts(said.get("unpinned"))
+        gone = _by_path(said.get("unpinned"))
         taken += len(gone)
         if as_json:
             click.echo(json.dumps(said))
-        for one in [] if as_json else gone:
-            click.echo(printable(f"{one.get('path')}: not pinned any more"))
+        for path, _ in [] if as_json else gone:
+            click.echo(printable(f"{path}: not pinned any more"))
     if not taken:
         say("nothing of that was pinned")
         ctx.exit(exits.FAILURE)
@@ -95,12 +95,23 @@ def _list(run_dir: Path, *, as_json: bool) -> None:
             click.echo(json.dumps({"mountpoint": daemon.mountpoint, **said}))
             continue
         pins = dicts(said.get("pins"))
-        whole = format_size(sum(number(one.get("size")) for one in pins))
         limit = format_size(number(said.get("limit")))
-        click.echo(printable(f"{daemon.mountpoint}: {len(pins)} pins, {whole} of {limit}"))
-        for one in pins:
-            click.echo(printable(f"  {_size(one):>8}  {one.get('path')}"))
+        images = _by_path(pins)
+        pinned = f"{counted(len(images), 'image')} pinned"
+        click.echo(printable(f"{daemon.mountpoint}: {pinned}, {_sum(pins, 'size')} of {limit}"))
+        for path, objects in images:
+            click.echo(printable(f"  {_sum(objects, 'size'):>8}  {path}"))
 
 
-def _size(one: Mapping[str, object]) -> str:
-    return format_size(number(one.get("size")))
+def _by_path(pins: object) -> list[tuple[str, list[Mapping[str, object]]]]:
+    """Return the objects that are pinned of each image: of a disk in a chain of files, or in a
+    compressed one, there are several.
+    """
+    found: dict[str, list[Mapping[str, object]]] = {}
+    for one in dicts(pins):
+        found.setdefault(str(one.get("path")), []).append(one)
+    return list(found.items())
+
+
+def _sum(objects: list[Mapping[str, object]], what: str) -> str:
+    return format_size(sum(number(one.get(what)) for one in objects))

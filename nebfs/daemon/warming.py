@@ -42,12 +42,14 @@ from nebfs.daemon.web import Reply, Request, Routes, as_lines
 from nebfs.daemon.wiring import House
 from nebfs.errors import CacheFault, NebfsError, UserError
 from nebfs.model import Content
-from nebfs.tree import ContentFile
+from nebfs.tree import ContentFile, Directory
+from nebfs.tree.walk import find
 from nebfs.units import format_size
 
 SLOWEST = 1024.0
 """Bytes per second: a rate below it is a slip of the pen."""
 
+DIRECTORY = "{path} is a directory: name an image in it, or say -r for all of them"
 
 FETCHING, DECOMPRESSING = "fetching", "decompressing"
 
@@ -115,6 +117,8 @@ class Work:
                     await self._want(node, alone=False)
                 self._left_out += [{"path": at, "reason": str(exc)} for at, exc in failed]
             else:
+                if isinstance(await find(self._house.tree, path), Directory):
+                    raise UserError(DIRECTORY.format(path=path))
                 image = await image_at(self._house, path, unready=True)
                 await self._want(image.node, alone=True)
         self._check_room()

@@ -59,6 +59,8 @@ async def _nothing(tree: Tree, directory: Directory, name: str) -> str:
         names = [entry for entry, _ in await tree.listing(directory)]
     except NebfsError:
         names = []  # it cannot be listed now: then nothing is proposed
-    near = difflib.get_close_matches(name, names[:MOST_NAMES], n=3)
+    names = names[:MOST_NAMES]
+    begun = [one for one in names if one.lower().startswith(name.lower())]
+    near = (begun or difflib.get_close_matches(name, names, n=3))[:3]
     meant = f"; there is {' and '.join(map(repr, near))}" if near else ""
     return f"no such entry: {name!r} {where}{meant}"

@@ -72,6 +72,7 @@ def test_explain_of_views_of_what_is_here_and_of_what_is_no_image(shared, nebfs,
     assert said["files"][0]["format"] == "qcow2"
     assert said["files"][0]["size"] < said["size"]
     assert "is a directory: name an image" in nebfs("explain", alpine.parent, code=1).output
+    assert "or say -r for all of them" in nebfs("warm", alpine.parent, code=1).output
     assert "no such entry" in nebfs("explain", alpine.parent / "nothing", code=1).output
     assert "not in a mount of nebfs" in nebfs("explain", "/etc/passwd", code=3).output
 

@@ -77,6 +77,7 @@ async def test_a_name_that_is_not_there_is_told_with_what_may_have_been_meant(tr
     tree.add(places.one, Directory(name="Alpine Linux 3.20", key=9, children={}))
     for path, words in [
         ("one/Alpine Linux 3.2", "no such entry: 'Alpine Linux 3.2' in one; there is 'Alpine Lin"),
+        ("one/alp", "no such entry: 'alp' in one; there is 'Alpine Linux 3.20'$"),
         ("one/zzz", "no such entry: 'zzz' in one$"),
         ("on", "no such entry: 'on' at the top of the mount; there is 'one'$"),
         ("one/two/fiel/below", "no such entry: 'fiel' in two; there is 'file'$"),
