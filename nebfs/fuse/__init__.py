@@ -18,6 +18,7 @@ between filling it and returning it.
 """
 
 from nebfs.fuse.mount import Mounted, MountOptions, detach, serve
-from nebfs.fuse.operations import Operations, OperationsSettings
+from nebfs.fuse.operations import Operations
+from nebfs.fuse.settings import OperationsSettings
 
 __all__ = ["MountOptions", "Mounted", "Operations", "OperationsSettings", "detach", "serve"]

@@ -6,58 +6,31 @@ import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn, Protocol, cast
+from typing import NoReturn, cast
 
 import pyfuse3
 import structlog
 import trio
 
-from nebfs.catalog.usable import Usable
 from nebfs.content import Library, Prober
 from nebfs.errors import Changed, Damaged, Missing, NebfsError
 from nebfs.fuse.attributes import BLOCK, Attributes
 from nebfs.fuse.guard import guarded, silenced, tell
 from nebfs.fuse.handles import Disk, Handles, Listing, Shared, Text
 from nebfs.fuse.opening import Opening
+from nebfs.fuse.settings import OperationsSettings
 from nebfs.fuse.slow import Slow, facts_of, facts_of_directory
 from nebfs.tree import ContentFile, Directory, Document, Link, Node, Tree
 from nebfs.tree.hostdir import Entries, HostDirectory, HostFile, HostLink
 from nebfs.tree.inodes import ROOT
 from nebfs.tree.links import everything
 from nebfs.tree.nodes import AppLink, StatusDocument
-from nebfs.tree.rights import Rights
 from nebfs.tree.sight import Sight
 
 log = structlog.get_logger()
 
 NAME_MAX = 255
 """Bytes of a name, as statfs tells it. The kernel asks for names of up to 1024."""
-
-
-class Callers(Protocol):
-    """Who knows what each user of this machine may use; ``catalog.Callers``."""
-
-    async def of(self, uid: int) -> Usable | None:
-        """Return what the user may use; None: everything. Raises NebfsError, in bounded time."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class OperationsSettings:
-    """`deadline`: seconds until a read fails. `revalidate`: seconds for which what a place said
-    about an image is believed when the image is opened. `owner`: uid and gid of everything.
-    `slow`: seconds from which what somebody waits for is logged.
-    """
-
-    deadline: float = 60.0
-    revalidate: float = 60.0
-    owner: tuple[int, int] = (0, 0)
-    umask: int = 0
-    slow: float = 5.0
-    rights: Rights | None = None
-    """What other users may open; None: everything."""
-    callers: Callers | None = None
-    """Each user sees what his own session may use; None: everybody sees everything."""
 
 
 @dataclass(slots=True)

@@ -11,9 +11,9 @@ from trio.testing import MockClock
 
 from nebfs.content.layers.retried import Retried
 from nebfs.errors import Unreachable
+from nebfs.fuse import Operations, OperationsSettings
 from nebfs.fuse.guard import guarded
 from nebfs.fuse.handles import Disk
-from nebfs.fuse.operations import Operations, OperationsSettings
 from nebfs.fuse.slow import Slow, facts_of_directory
 from nebfs.model import Content, Locator
 

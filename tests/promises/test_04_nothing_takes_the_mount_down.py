@@ -26,11 +26,10 @@ from nebfs.catalog import Catalog, CloudSnapshot
 from nebfs.daemon.lasting import lasting
 from nebfs.ending import pass_on
 from nebfs.errors import NebfsError
-from nebfs.fuse import direct
+from nebfs.fuse import Operations, OperationsSettings, direct
 from nebfs.fuse.direct import forgotten
 from nebfs.fuse.guard import guarded, silenced
 from nebfs.fuse.handles import Disk, Listing, Shared
-from nebfs.fuse.operations import Operations, OperationsSettings
 from nebfs.fuse.slow import Slow, facts_of
 from nebfs.model import Content, Datastore, Locator
 from nebfs.tree import links

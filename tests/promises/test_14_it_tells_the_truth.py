@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 import nebfs
 from nebfs import errors
 from nebfs.daemon.control import ask, follow
-from nebfs.fuse.operations import Operations, OperationsSettings
+from nebfs.fuse import Operations, OperationsSettings
 from nebfs.model import Content, Locator, Revision
 from nebfs.tree import ContentFile
 from nebfs.units import MIB
