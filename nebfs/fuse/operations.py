@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn, cast
 
 import pyfuse3
@@ -15,6 +16,7 @@ import trio
 from nebfs.content import Library, Prober
 from nebfs.errors import Changed, Damaged, Missing, NebfsError
 from nebfs.fuse.attributes import BLOCK, Attributes
+from nebfs.fuse.given_up import GivenUp
 from nebfs.fuse.guard import guarded, silenced, tell
 from nebfs.fuse.handles import Disk, Handles, Listing, Shared, Text
 from nebfs.fuse.opening import Opening
@@ -78,6 +80,7 @@ class Operations(pyfuse3.Operations):
             by_user=settings.callers is not None,
         )
         self.counters = Counters()
+        self._given_up = GivenUp()
         self.slow = Slow(settings.slow)
 
     # --- names ------------------------------------------------------------------------------
@@ -301,11 +304,12 @@ class Operations(pyfuse3.Operations):
             return b""
         self.counters.cold_reads += 1
         try:
-            node, work = file.node, file.reader.pread(offset, size)
-            with trio.fail_after(self._settings.deadline):
-                data = await self.slow.watched(
-                    "read", work, lambda: facts_of(node.content, node.name)
-                )
+            node = file.node
+            facts = partial(facts_of, node.content, node.name)
+            with self._given_up.waiting(node.ino, offset, size):
+                work = file.reader.pread(offset, size)
+                with trio.fail_after(self._settings.deadline):
+                    data = await self.slow.watched("read", work, facts)
             if len(data) != size:
                 # The kernel would take it for the end of the file, and fill up with zeros.
                 raise Damaged("a layer gave too few bytes", wanted=size, got=len(data))

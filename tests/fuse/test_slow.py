@@ -115,7 +115,7 @@ async def test_a_cold_read_through_the_window(clock, log):
 
     operations = Operations(None, None, None, OperationsSettings(slow=5.0))
     content = Content(Locator("http", "https://u:canary@host:81/a?x=canary"))
-    operations.handles.files[1] = Disk(SimpleNamespace(name="a", content=content), Reader())
+    operations.handles.files[1] = Disk(SimpleNamespace(ino=1, name="a", content=content), Reader())
     assert await operations.read_cold(1, 2, 4) == (0, b"2345")
     (told,) = slow_ones(log)
     assert (told["operation"], told["place"], told["seconds"]) == ("read", "host:81", 7.0)
