@@ -344,7 +344,7 @@ async def test_what_is_below_a_decoder_fails_once(kind, tmp_path):
                 layers.append(Failing(below, lost, 0 if layers else 1, at))
                 return layers[-1]
 
-            made_shop.library._decodings._open_file = put
+            made_shop.library.decodings._open_file = put
             content = made_shop.content(ADDRESS, format="raw", view=view)
             for _ in range(3):
                 try:
