@@ -33,5 +33,7 @@ def mount_of(web: Nginx, home: Path, store: Path, images: int, *options: str) ->
         mount = Mount(home, servers.frontend_url, *options, auth=f"oneadmin:{PASSWORD}")
         mount.start()
         mount.servers = servers
-        yield mount
-        mount.stop()
+        try:
+            yield mount
+        finally:
+            mount.stop()
