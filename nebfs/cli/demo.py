@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -31,8 +34,24 @@ def demo(ctx: click.Context, keep: bool, directory: Path | None) -> None:
 
     check_fuse(allow_other=False)
     console = Console(highlight=False, soft_wrap=True)
-    if directory is not None:
-        ctx.exit(tour(directory=directory.absolute(), keep=keep, console=console))
-    with tempfile.TemporaryDirectory(prefix="nebfs-demo-images-") as scratch:
-        code = tour(directory=Path(scratch), keep=keep, console=console)
+    with _ended_as_by_ctrl_c():
+        if directory is not None:
+            ctx.exit(tour(directory=directory.absolute(), keep=keep, console=console))
+        with tempfile.TemporaryDirectory(prefix="nebfs-demo-images-") as scratch:
+            code = tour(directory=Path(scratch), keep=keep, console=console)
     ctx.exit(code)
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Have a kill, or a terminal that goes away, unmount as well. nohup has the latter ignored."""
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is signal.SIG_DFL
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

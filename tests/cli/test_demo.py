@@ -1,6 +1,11 @@
 """``nebfs demo``: what reaches the tour."""
 
 import importlib
+import os
+import signal
+import time
+
+import pytest
 
 
 def test_the_tour_is_taken_and_its_result_is_ours(invoke, any_fuse, monkeypatch, tmp_path):
@@ -19,3 +24,17 @@ def test_the_tour_is_taken_and_its_result_is_ours(invoke, any_fuse, monkeypatch,
     assert invoke("demo").exit_code == 7
     scratch, keep, was_there = calls[1]
     assert (keep, was_there, scratch.exists()) == (False, True, False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whatever_ends_it_is_told_to_the_tour_which_unmounts(invoke, any_fuse, monkeypatch, number):
+    def tour(*, directory, keep, console):
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        return 130
+
+    monkeypatch.setattr(importlib.import_module("nebfs.demo.tour"), "tour", tour)
+    before = signal.getsignal(number)
+    assert invoke("demo").exit_code == 130
+    assert signal.getsignal(number) is before
