@@ -233,6 +233,8 @@ def test_4_kib_in_the_middle_of_a_vcenters_file_fetch_one_block(vcenter, start, 
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     at = 9 * SLOT + 60_000
     assert os.pread(fd, 4096, at) == data[at : at + 4096]
+    # The read is answered before what it fetched is put into the cache.
+    tools.wait_until(lambda: tools.xattr(path, "user.nebfs.cached") != "0")
     assert tools.xattr(path, "user.nebfs.cached") == str(SLOT)
     # And after the session has ended, as it does when nobody asks for half an hour.
     vcenter.sessions.clear()

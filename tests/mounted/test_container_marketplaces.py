@@ -186,8 +186,9 @@ def test_64_kib_in_the_middle_fetch_one_block(fresh, place, tools, market, app, 
     block = f"bytes={1 << 20}-{(1 << 20) + (128 << 10) - 1}"
     # nginx writes a line when an answer is over, which its reader may know before.
     tools.wait_until(lambda: block in place.sent(path))
-    # On a machine that is busy the place seems far away: then neighbours come along, unasked.
-    assert sum(place.sent(path).values()) <= 1 << 20 < len(original) // 3
+    # On a machine that is busy the place seems far away: then neighbours come along, unasked. Its
+    # first KiB was asked for to see what it is.
+    assert sum(place.sent(path).values()) <= (1 << 20) + 1024 < len(original) // 3
 
 
 @pytest.mark.parametrize(("market", "app", "name", "path"), [FILES[0], FILES[4]])
