@@ -26,8 +26,9 @@ TAG = (
 )
 """The Cache Directory Tagging Specification's header line: backup tools skip such a directory."""
 
-FULL_FOR = 10.0
-"""Seconds for which a disk that refused a write is not asked again."""
+FULL_FOR, LONGEST = 10.0, 600.0
+"""Seconds for which a disk that failed is not asked again: the first time, and at most. Each time
+that it fails as soon as it is asked it is twice as long."""
 
 
 class DiskStore(Store):
@@ -44,6 +45,7 @@ class DiskStore(Store):
         self._resting: dict[str, tuple[float, int]] = {}
         self._measured = trio.Event()
         self._full_until = 0.0
+        self._pause = 0.0
 
     @classmethod
     def prepare(cls, directory: Path, limit: int, min_free: int) -> DiskStore:
@@ -112,7 +114,7 @@ class DiskStore(Store):
         """Set `amount` bytes aside. Raises CacheFault, at once while the disk refuses writes."""
         if not self._measured.is_set():
             await self._measured.wait()
-        if time.monotonic() < self._full_until:
+        if not self.may_be_asked:
             raise CacheFault("the cache disk refused a write a moment ago")
         await super().reserve(amount, urgent=urgent)
 
@@ -123,7 +125,7 @@ class DiskStore(Store):
         amount += self.limit // 10
         return (
             self._measured.is_set()
-            and time.monotonic() >= self._full_until
+            and self.may_be_asked
             and self.used + self.reserved + amount <= self.limit
             and self._disk_has(amount)
         )
@@ -152,15 +154,21 @@ class DiskStore(Store):
         never find out that the disk works again.
         """
         self.faults += 1
-        if time.monotonic() >= self._full_until:
+        if self.may_be_asked:
+            self._pause = min(2 * self._pause, LONGEST) if self.trouble else FULL_FOR
             self.trouble = reason
-            self._full_until = time.monotonic() + FULL_FOR
+            self._full_until = time.monotonic() + self._pause
+
+    @property
+    def may_be_asked(self) -> bool:
+        """Whether the disk has not failed a moment ago."""
+        return time.monotonic() >= self._full_until
 
     def accepted(self) -> None:
         """Take note that the disk did what it is for. One that has failed a moment ago may fail in
         another way still: it is not believed at once.
         """
-        if time.monotonic() >= self._full_until:
+        if self.may_be_asked:
             self.trouble = ""
 
     def paths(self, key: str) -> tuple[Path, Path]:

@@ -11,7 +11,7 @@ import structlog
 import trio
 from cachetools import LRUCache
 
-from nebfs.blocks import MemoryStore, Store
+from nebfs.blocks import DiskStore, MemoryStore, Store
 from nebfs.blocks.index import Verdict
 from nebfs.content import views
 from nebfs.content.decodings import Decodings
@@ -284,19 +284,28 @@ class Library:
         sources = (source, limited, pinned, fetched)
         if self._budget is not None:
             source = Noticed(source, place.quiet)
-        store: Store = self._store
+        store, left = self._store, None
         try:
             file = await store.open(key, revision.size, content.locator.shown)
         except CacheFault as exc:
             log.warning("cache.bypassed", reason=str(exc))
-            store = self._memory
+            left, store = store if isinstance(store, DiskStore) else None, self._memory
             file = await store.open(key, revision.size)
         if not revision.ranges and not file.complete:
             log.warning("read.sequential", source=content.locator.shown, reason=_NO_PARTS)
         tasks = Tasks()
         try:
             nursery = await self._nursery.start(tasks.run)
-            cached = Cached(file, store, self._memory, source, nursery, place.pace)
+            cached = Cached(
+                file,
+                store,
+                self._memory,
+                source,
+                nursery,
+                place.pace,
+                left=left,
+                shown=content.locator.shown,
+            )
             checksum = strongest(content.checksums)
             verified = None
             if checksum is not None:

@@ -315,8 +315,8 @@ async def test_a_reader_fails_at_each_height(height, tmp_path, monkeypatch, auto
     real = getattr(nebfs.content.library, height)
     readers = []
 
-    def put(*args):
-        readers.append(Failing(Delayed(real(*args), 0.1), lost, 2))
+    def put(*args, **named):
+        readers.append(Failing(Delayed(real(*args, **named), 0.1), lost, 2))
         return readers[-1]
 
     async with shop(tmp_path, Files({ADDRESS: DATA})) as made_shop:

@@ -283,6 +283,26 @@ def test_one_rotten_block_is_fetched_again_and_the_disk_stays_in_use(image):
     assert (image.told().trouble, image.reader.facts().where) == ("", "disk")
 
 
+def test_what_is_open_uses_a_disk_again_that_works_again(image):
+    image.read(0, STEP)
+    image.disk.set(write="EIO")
+    image.read(0, SIZE // 2)
+    assert image.reader.facts().where == "memory"
+    image.forgive()
+    image.read(0, SIZE // 2 + STEP)  # it still fails
+    assert image.reader.facts().where == "memory"
+    image.disk.set()
+    image.forgive()
+    image.read()
+    assert image.reader.facts().where == "disk"
+    assert image.told().trouble == ""
+    image.read()
+    asked = len(image.server.requests)
+    image.reopen()
+    image.read()
+    assert len(image.server.requests) == asked
+
+
 def test_a_disk_that_is_too_slow_to_write_to_is_left_after_two_seconds(image, monkeypatch):
     monkeypatch.setattr(nebfs.content.layers.cached, "SLOW", 1000.0)
     image.read(0, STEP)

@@ -46,8 +46,8 @@ class Cached:
     """A reader over a cache file, filled by `source` on demand.
 
     Orders run in `nursery`, and are cut to the `pace` of the place. When the disk refuses, the
-    object moves into `memory` for the rest of this stack's life: what the disk holds stays there
-    for the next one.
+    object moves into `memory`, and what the disk holds stays there. Once the disk may be asked
+    again, whatever is missing then brings the object back to it.
     """
 
     def __init__(
@@ -58,12 +58,19 @@ class Cached:
         source: Source,
         nursery: trio.Nursery,
         pace: Pace,
+        *,
+        left: DiskStore | None = None,
+        shown: str = "",
     ) -> None:
+        """`left`: the disk on which it could not be opened. `shown` describes it there."""
         self.file = file
         self.size = file.size
         self.warm = file.warm
         self._store = store
         self._memory = memory
+        self._left = left
+        """The disk that was left, until the object is there again."""
+        self._shown = shown
         self._source = source
         self._nursery = nursery
         self._pace = pace
@@ -106,6 +113,10 @@ class Cached:
                 harmed += 1
                 await self._doubt_disk(file, harmed)
             if not file.has(first, stop):
+                if self._left is not None and self._left.may_be_asked:
+                    await self._return(self._left)
+                    if self.file is not file:
+                        continue
                 self.waits += 1
                 early = await self._bring(first, stop, (offset, length))
                 if early is not None:
@@ -302,13 +313,32 @@ class Cached:
             return
         store.refused(reason)
         log.warning("cache.bypassed", reason=reason, key=self.file.key[:12])
-        fresh = await self._memory.open(self.file.key, self.file.size)
-        old, self.file, self._store = self.file, fresh, self._memory
-        self.warm = fresh.warm
+        await self._move(await self._memory.open(self.file.key, self.file.size), self._memory)
+        self._left = store
+
+    async def _return(self, disk: DiskStore) -> None:
+        """Go on with what the disk that was left holds, if it can be opened."""
+        file, self._left = self.file, None  # who else reads meanwhile does not try it, too
+        try:
+            fresh = await disk.open(file.key, file.size, self._shown)
+        except CacheFault as exc:
+            disk.refused(str(exc))
+            self._left = disk
+            return
+        except BaseException:
+            self._left = disk
+            raise
+        log.info("cache.used_again", key=file.key[:12])
+        await self._move(fresh, disk)
+
+    async def _move(self, fresh: BlockFile, store: Store) -> None:
+        """Go on with another file. Whoever waits for the one before starts over."""
+        old, former = self.file, self._store
+        self.file, self._store, self.warm = fresh, store, fresh.warm
         self._orders.clear()
         self._promised.clear()
         old.tell()
-        await store.release(old)
+        await former.release(old)
 
     def facts(self) -> ReaderFacts:
         """Say how much is here."""
