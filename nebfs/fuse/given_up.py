@@ -2,7 +2,9 @@
 
 When the kernel's read-ahead of a page has failed, it asks for that page once more before it tells
 the program that reads: who may wait for one deadline would wait for two. So the next time that
-these bytes are asked for, within a moment, it is the same error.
+these bytes are asked for by the same handle, within a moment, it is the same error. Whoever opens
+the file anew is not told what another has met, nor is it for files that the kernel keeps no pages
+of: those it asks for once.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ MOST: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    ino: int
+    handle: int
     start: int
     stop: int
     at: float
@@ -42,10 +44,10 @@ class GivenUp:
         self._reads: deque[_Read] = deque(maxlen=MOST)
 
     @contextmanager
-    def waiting(self, ino: int, offset: int, size: int) -> Iterator[None]:
+    def waiting(self, handle: int, offset: int, size: int) -> Iterator[None]:
         """Read within the block. Raises what a read of some of these bytes was given up with."""
         began = trio.current_time()
-        self._check(ino, offset, offset + size, began)
+        self._check(handle, offset, offset + size, began)
         try:
             yield
         except Changed:
@@ -54,13 +56,13 @@ class GivenUp:
             now = trio.current_time()
             if now - began >= MOMENT:
                 failure = exc if isinstance(exc, NebfsError) else TimedOut("nothing came in time")
-                self._reads.append(_Read(ino, offset, offset + size, now, failure))
+                self._reads.append(_Read(handle, offset, offset + size, now, failure))
             raise
 
-    def _check(self, ino: int, start: int, stop: int, now: float) -> None:
+    def _check(self, handle: int, start: int, stop: int, now: float) -> None:
         for read in list(self._reads):
             old = now - read.at > MOMENT
-            if old or (read.ino == ino and read.start < stop and start < read.stop):
+            if old or (read.handle == handle and read.start < stop and start < read.stop):
                 self._reads.remove(read)
                 if not old:
                     raise copy.copy(read.failure)

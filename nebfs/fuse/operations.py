@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn, cast
@@ -306,7 +307,8 @@ class Operations(pyfuse3.Operations):
         try:
             node = file.node
             facts = partial(facts_of, node.content, node.name)
-            with self._given_up.waiting(node.ino, offset, size):
+            kept = node.content is None or not node.content.volatile
+            with self._given_up.waiting(fh, offset, size) if kept else nullcontext():
                 work = file.reader.pread(offset, size)
                 with trio.fail_after(self._settings.deadline):
                     data = await self.slow.watched("read", work, facts)

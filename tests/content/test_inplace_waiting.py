@@ -91,8 +91,9 @@ async def test_a_place_that_hangs_does_not_take_the_threads_of_others(
     async with trio.open_nursery() as asking:
         for _ in range(40):
             asking.start_soon(readers["dead"].pread, 0, 1)
-        await trio.sleep(0.1)
-        assert disk_threads.borrowed_tokens == 0
+        with trio.fail_after(10):
+            while disk_threads.borrowed_tokens:  # noqa: ASYNC110 - nobody tells when they are back
+                await trio.sleep(0.01)
         with trio.fail_after(10):
             assert await readers["well"].pread(0, 4) == b"well"
         asking.cancel_scope.cancel()

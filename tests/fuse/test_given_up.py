@@ -8,17 +8,17 @@ import trio
 from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable
 from nebfs.fuse.given_up import MOMENT, MOST, GivenUp
 
-INO, PAGE = 7, 4096
+HANDLE, PAGE = 7, 4096
 
 
-async def give_up(given_up, after=2.0, failure=None, ino=INO):
-    with pytest.raises((NebfsError, trio.TooSlowError)), given_up.waiting(ino, 10 * PAGE, PAGE):
+async def give_up(given_up, after=2.0, failure=None, handle=HANDLE):
+    with pytest.raises((NebfsError, trio.TooSlowError)), given_up.waiting(handle, 10 * PAGE, PAGE):
         await trio.sleep(after)
         raise failure or trio.TooSlowError
 
 
-def asks(given_up, offset=10 * PAGE, size=PAGE, ino=INO):
-    with given_up.waiting(ino, offset, size):
+def asks(given_up, offset=10 * PAGE, size=PAGE, handle=HANDLE):
+    with given_up.waiting(handle, offset, size):
         return "asked"
 
 
@@ -29,7 +29,7 @@ async def test_the_same_bytes_are_the_same_error_once(autojump_clock, offset, si
     given_up = GivenUp()
     await give_up(given_up)
     assert asks(given_up, 11 * PAGE) == asks(given_up, 0, 10 * PAGE) == "asked"
-    assert asks(given_up, ino=INO + 1) == "asked"
+    assert asks(given_up, handle=HANDLE + 1) == "asked"
     with pytest.raises(TimedOut):
         asks(given_up, offset, size)
     assert asks(given_up, offset, size) == "asked"
@@ -60,6 +60,6 @@ async def test_what_failed_at_once_is_asked_for_again(autojump_clock):
 async def test_it_does_not_remember_without_an_end(autojump_clock):
     given_up = GivenUp()
     async with trio.open_nursery() as nursery:
-        for ino in range(MOST + 10):
-            nursery.start_soon(lambda ino=ino: give_up(given_up, ino=ino))
+        for handle in range(MOST + 10):
+            nursery.start_soon(lambda handle=handle: give_up(given_up, handle=handle))
     assert len(given_up._reads) == MOST
