@@ -182,8 +182,8 @@ class DiskStore(Store):
             )
         except OSError as exc:
             fault = CacheFault(f"the cache disk refused an object: {exc.strerror}")
-            self.faults += 1
-            self.trouble = str(fault)
+            self.refused(str(fault))
+            self.trouble = str(fault)  # in the disk's own words, which "no room" may have hidden
             raise fault from exc
         self._resting.pop(key, None)
         return file

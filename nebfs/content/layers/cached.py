@@ -321,8 +321,7 @@ class Cached:
         file, self._left = self.file, None  # who else reads meanwhile does not try it, too
         try:
             fresh = await disk.open(file.key, file.size, self._shown)
-        except CacheFault as exc:
-            disk.refused(str(exc))
+        except CacheFault:
             self._left = disk
             return
         except BaseException:

@@ -95,7 +95,8 @@ class Histories(Readings):
         finally:
             self.stack.close()
         left = len(os.listdir("/proc/self/fd"))
-        assert left == self.descriptors, f"{left - self.descriptors} descriptors are left open"
+        # What other tests of this process had open may be closed meanwhile.
+        assert left <= self.descriptors, f"{left - self.descriptors} descriptors are left open"
         assert not self.bugs.found, self.bugs.found[0]
 
     @rule(full=st.booleans())
