@@ -13,7 +13,9 @@ import types
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from nebfs.cli.main import nebfs_command
 from nebfs.demo.demonstration import PASSWORD, demonstration_cloud
 from nebfs.demo.server import serve
 from tests.nginx import Nginx
@@ -199,6 +201,20 @@ def shared(cloud_root):
         finally:
             mounts.stop()
     assert servers.failures() == []
+
+
+@pytest.fixture(scope="module")
+def nebfs(shared):
+    """Run ``nebfs WORDS`` on that mount, which must exit with `code`."""
+
+    def run(*words, code=0):
+        words = [str(word) for word in words]
+        environment = {"NEBFS_RUN_DIR": str(shared.mount.run_dir)}
+        done = CliRunner().invoke(nebfs_command, words, prog_name="nebfs", env=environment)
+        assert done.exit_code == code, (done.output, done.exception)
+        return done
+
+    return run
 
 
 @pytest.fixture

@@ -5,27 +5,10 @@ import json
 import os
 
 import pytest
-from click.testing import CliRunner
-
-from nebfs.cli.main import nebfs_command
 
 pytestmark = pytest.mark.mounted
 
 ALPINE = ("OpenNebula Public", "Alpine Linux 3.20", "Alpine Linux 3.20.qcow2")
-
-
-@pytest.fixture(scope="module")
-def nebfs(shared):
-    """Run ``nebfs WORDS``, which must exit with `code`."""
-
-    def run(*words, code=0):
-        words = [str(word) for word in words]
-        environment = {"NEBFS_RUN_DIR": str(shared.mount.run_dir)}
-        done = CliRunner().invoke(nebfs_command, words, prog_name="nebfs", env=environment)
-        assert done.exit_code == code, (done.output, done.exception)
-        return done
-
-    return run
 
 
 @pytest.fixture

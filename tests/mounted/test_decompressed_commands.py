@@ -9,29 +9,13 @@ import os
 import random
 
 import pytest
-from click.testing import CliRunner
 
-from nebfs.cli.main import nebfs_command
 from nebfs.demo.records import ImageRecord
 
 pytestmark = pytest.mark.mounted
 
 MIB = 1 << 20
 SIZE = 8 * MIB
-
-
-@pytest.fixture(scope="module")
-def nebfs(shared):
-    """Run ``nebfs WORDS``, which must exit with `code`."""
-
-    def run(*words, code=0):
-        environment = {"NEBFS_RUN_DIR": str(shared.mount.run_dir)}
-        words = [str(word) for word in words]
-        done = CliRunner().invoke(nebfs_command, words, prog_name="nebfs", env=environment)
-        assert done.exit_code == code, (done.output, done.exception)
-        return done
-
-    return run
 
 
 @pytest.fixture
