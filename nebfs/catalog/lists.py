@@ -64,6 +64,13 @@ class FrontEnd(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why there is no answer."""
+
+    reason: str
+
+
 @dataclass(slots=True)
 class Lists:
     """What the front-end has answered."""
@@ -78,13 +85,6 @@ class Lists:
     machines: tuple[VirtualMachine, ...] | Failed = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Why there is no answer."""
-
-    reason: str
-
-
 async def lists_of(front_end: FrontEnd, *, machines: bool) -> Lists:
     """Return all of the front-end's lists. Raises what the front-end raises; but that it does not
     tell its VMs, if `machines` are wanted, is a trouble of system datastores only.
@@ -93,8 +93,7 @@ async def lists_of(front_end: FrontEnd, *, machines: bool) -> Lists:
     await together(
         asking.version, asking.user, asking.zones, asking.marketplaces, asking.datastores
     )
-    # These need to know which ids to expect, in case a list cannot be sent as a whole.
-    await together(asking.apps, asking.images, *([asking.machines] if machines else []))
+    await asking.objects(machines=machines)
     return asking.lists
 
 
@@ -105,7 +104,7 @@ async def objects_of(front_end: FrontEnd, *, machines: bool) -> Lists:
     """
     asking = _Asking(front_end)
     await together(asking.marketplaces, asking.datastores)
-    await together(asking.apps, asking.images, *([asking.machines] if machines else []))
+    await asking.objects(machines=machines)
     return asking.lists
 
 
@@ -148,6 +147,12 @@ class _Asking:
 
     async def datastores(self) -> None:
         self.lists.datastores = await self._front_end.datastores()
+
+    async def objects(self, *, machines: bool) -> None:
+        """Ask for what is in the places: these tell which ids to expect, in case a list cannot be
+        sent as a whole.
+        """
+        await together(self.apps, self.images, *([self.machines] if machines else []))
 
     async def apps(self) -> None:
         self.lists.apps = await self._front_end.apps(app_homes(self.lists.marketplaces))

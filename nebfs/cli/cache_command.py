@@ -182,14 +182,14 @@ def drop(
     stayed = 0
     for socket, body in asked:
         said = control.ask(socket, "POST", "/v1/cache/drop", body=body, timeout=PATIENCE)
-        kept = said.get("kept")
-        stayed += len(kept) if isinstance(kept, list) else 0
+        kept = dicts(said.get("kept"))
+        stayed += len(kept)
         if as_json:
             click.echo(json.dumps(said))
             continue
         freed = format_size(number(said.get("bytes")))
         click.echo(f"{counted(said.get('dropped'), 'object')} dropped, {freed} made free")
-        for one in kept if isinstance(kept, list) else []:
+        for one in kept:
             say(f"stays: {one.get('source')}: {one.get('reason')}; --force drops it, too")
     ctx.exit(exits.FAILURE if stayed else exits.OK)
 

@@ -14,11 +14,12 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from nebfs.cli import exits, terminal
+from nebfs.cli.answers import dicts
 from nebfs.cli.daemons import unregistered
 from nebfs.cli.door import printable, say, verbose_option
 from nebfs.cli.flags import json_option, run_dir_option
 from nebfs.cli.mounts import mounted_at, resolved
-from nebfs.cli.status_details import cache, details, number, places_in
+from nebfs.cli.status_details import cache, details, number
 from nebfs.cli.terminal import Lines, can_draw
 from nebfs.cli.watching import Draw, watch
 from nebfs.daemon import control, registry
@@ -142,7 +143,7 @@ def _nothing(where: Path | None) -> str:
 
 def _troubles(answer: Mapping[str, object]) -> tuple[str, ...]:
     found = [str(answer["trouble"])] if answer.get("trouble") else []
-    for place in places_in(answer):
+    for place in dicts(answer.get("places")):
         if not place.get("healthy"):
             trouble = place.get("trouble") or "degraded"
             found.append(f"{place.get('kind', 'place')} {place.get('name', '?')}: {trouble}")
@@ -217,7 +218,7 @@ def _drawn(
             words(printable(registration.source) or "-"),
             words(str(registration.pid)),
             words("-" if one.state == "dead" else up),
-            words(_counted(places_in(one.answer))),
+            words(_counted(dicts(one.answer.get("places")))),
             words(cache(one.answer)),
         )
     yield lines.table

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nebfs.cli.answers import dicts
 from nebfs.cli.answers import number as as_number
 from nebfs.cli.door import printable
 from nebfs.cli.terminal import Lines, cut
@@ -39,9 +40,9 @@ def details(answer: Mapping[str, object], *, window: int | None = None) -> Itera
     yield _fact(words, "errors", ", ".join(_errors(answer)) or "none")
     callers = answer.get("callers")
     if isinstance(callers, list):
-        users = _callers([one for one in callers if isinstance(one, dict)])
+        users = _callers(dicts(callers))
         yield _fact(words, "users", users)
-    places = places_in(answer)
+    places = dicts(answer.get("places"))
     if places:
         if window is not None:
             places = sorted(places, key=lambda place: place.get("healthy") is True)
@@ -96,12 +97,6 @@ def cache(answer: Mapping[str, object]) -> str:
     if not isinstance(used, int):
         return "-"
     return format_size(used) + (f" of {format_size(limit)}" if isinstance(limit, int) else "")
-
-
-def places_in(answer: Mapping[str, object]) -> list[Mapping[str, object]]:
-    """Return the places that an answer tells of."""
-    places = answer.get("places")
-    return [one for one in places if isinstance(one, dict)] if isinstance(places, list) else []
 
 
 def number(answer: Mapping[str, object], *path: str) -> float:

@@ -17,6 +17,8 @@ from nebfs.tree import ContentFile, Directory, Node
 from nebfs.tree.troubles import NO_BYTES
 from nebfs.tree.walk import find
 
+DIRECTORY = "{path} is a directory: name an image"
+
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -95,10 +97,19 @@ async def image_at(house: House, path: str, *, fresh: bool = False, unready: boo
 
     Raises UserError for what is no image, the image's own trouble, and what looking for it raises.
     """
+    return await image_of(house, await file_at(house, path), fresh=fresh, unready=unready)
+
+
+async def file_at(house: House, path: str, directory: str = DIRECTORY) -> ContentFile:
+    """Return the file of the image at `path`. Raises UserError for what is none, which of a
+    `directory` says that, and what looking for it raises.
+    """
     node = await find(house.tree, path)
+    if isinstance(node, Directory):
+        raise UserError(directory.format(path=path))
     if not isinstance(node, ContentFile):
-        raise UserError(_no_image(node, path))
-    return await image_of(house, node, fresh=fresh, unready=unready)
+        raise UserError(f"{path} is no image: name an image")
+    return node
 
 
 async def image_of(
@@ -189,8 +200,3 @@ def path_of(node: Node) -> str:
         names.append(at.name)
         at = at.parent
     return "/".join(reversed(names))
-
-
-def _no_image(node: Node, path: str) -> str:
-    what = "a directory" if isinstance(node, Directory) else "no image"
-    return f"{path} is {what}: name an image"

@@ -31,7 +31,7 @@ from nebfs.daemon import jobs
 from nebfs.daemon.finding import (
     File,
     Image,
-    image_at,
+    file_at,
     image_of,
     images_below,
     path_of,
@@ -42,8 +42,7 @@ from nebfs.daemon.web import Reply, Request, Routes, as_lines
 from nebfs.daemon.wiring import House
 from nebfs.errors import CacheFault, NebfsError, UserError
 from nebfs.model import Content
-from nebfs.tree import ContentFile, Directory
-from nebfs.tree.walk import find
+from nebfs.tree import ContentFile
 from nebfs.units import format_size
 
 SLOWEST = 1024.0
@@ -117,10 +116,8 @@ class Work:
                     await self._want(node, alone=False)
                 self._left_out += [{"path": at, "reason": str(exc)} for at, exc in failed]
             else:
-                if isinstance(await find(self._house.tree, path), Directory):
-                    raise UserError(DIRECTORY.format(path=path))
-                image = await image_at(self._house, path, unready=True)
-                await self._want(image.node, alone=True)
+                node = await file_at(self._house, path, DIRECTORY)
+                await self._want(node, alone=True)
         self._check_room()
         plan: jobs.Told = {
             "event": "plan",
