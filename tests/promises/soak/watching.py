@@ -10,6 +10,7 @@ from pathlib import Path
 
 MIB = 1 << 20
 _METRIC = re.compile(r"^(nebfs_\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
+FACTS = ("memory", "own", "descriptors", "threads", "cpu")
 
 GAUGES = {
     "open_files": "nebfs_open_files",
@@ -44,7 +45,7 @@ class Watching:
         fetchers = children(self.daemon)
         for name, pids in (("daemon", [self.daemon]), ("fetcher", fetchers)):
             facts = [fact for pid in pids if (fact := process(pid)) is not None]
-            for index, what in enumerate(("memory", "descriptors", "threads", "cpu")):
+            for index, what in enumerate(FACTS):
                 found[f"{name}_{what}"] = sum(fact[index] for fact in facts)
         # Blocks come and go while they are counted: too much is too much if it stays.
         found["disk"] = min(self.disk() for _ in range(3))
@@ -80,8 +81,10 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def process(pid: int) -> tuple[int, int, int, float] | None:
-    """Return its proportional memory in bytes, descriptors, threads and CPU seconds."""
+def process(pid: int) -> tuple[int, int, int, int, float] | None:
+    """Return the FACTS of a process: bytes of its memory (what it shares is divided by those who
+    share it), of which nobody else has a part and no file stands behind, and seconds of CPU.
+    """
     home = Path(f"/proc/{pid}")
     try:
         rollup = (home / "smaps_rollup").read_text()
@@ -89,8 +92,10 @@ def process(pid: int) -> tuple[int, int, int, float] | None:
         descriptors = len(os.listdir(home / "fd"))
     except OSError:
         return None
-    memory = int(rollup.partition("\nPss:")[2].split()[0]) << 10
-    return memory, descriptors, int(fields[17]), _seconds(fields)
+    memory, own = (
+        int(rollup.partition(f"\n{name}:")[2].split()[0]) << 10 for name in ("Pss", "Pss_Anon")
+    )
+    return memory, own, descriptors, int(fields[17]), _seconds(fields)
 
 
 def cpu(pid: int) -> float:
