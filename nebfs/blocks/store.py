@@ -167,6 +167,10 @@ class Store(abc.ABC):
         settled, self._settled = self._settled, trio.Event()
         settled.set()
 
+    def accepted(self) -> None:
+        """Take note that it did what it is for."""
+        self.trouble = ""
+
     async def _make_room(self, amount: int) -> None:
         excess = self.used + self.reserved + amount - self.limit
         if excess <= 0 and self._disk_has(amount):

@@ -11,7 +11,7 @@ import structlog
 import trio
 from cachetools import LRUCache
 
-from nebfs.blocks import DiskStore, MemoryStore, Store
+from nebfs.blocks import MemoryStore, Store
 from nebfs.blocks.index import Verdict
 from nebfs.content import views
 from nebfs.content.decodings import Decodings
@@ -22,6 +22,7 @@ from nebfs.content.layers.cached import Cached
 from nebfs.content.layers.decoded import Settled
 from nebfs.content.layers.fetched import Fetched
 from nebfs.content.layers.here import TRANSPORTS, Here
+from nebfs.content.layers.kept import Kept
 from nebfs.content.layers.limited import Gate, Limited
 from nebfs.content.layers.noticed import Noticed, Quiet
 from nebfs.content.layers.pinned import Pinned
@@ -35,7 +36,7 @@ from nebfs.content.prober import Probed, place_of
 from nebfs.content.profiling import Boots, Shelf, is_worthwhile, lineage
 from nebfs.content.stack import Reader, ReaderFacts, Source
 from nebfs.content.tasks import Tasks
-from nebfs.errors import CacheFault, Changed, Damaged, NebfsError, Unsupported
+from nebfs.errors import Changed, Damaged, NebfsError, Unsupported
 from nebfs.fetcher.messages import Fetcher
 from nebfs.model import Content, Revision
 from nebfs.units import MIB
@@ -284,28 +285,15 @@ class Library:
         sources = (source, limited, pinned, fetched)
         if self._budget is not None:
             source = Noticed(source, place.quiet)
-        store, left = self._store, None
-        try:
-            file = await store.open(key, revision.size, content.locator.shown)
-        except CacheFault as exc:
-            log.warning("cache.bypassed", reason=str(exc))
-            left, store = store if isinstance(store, DiskStore) else None, self._memory
-            file = await store.open(key, revision.size)
+        shown = content.locator.shown
+        kept = await Kept.open(self._store, self._memory, key, revision.size, shown)
+        file = kept.file
         if not revision.ranges and not file.complete:
-            log.warning("read.sequential", source=content.locator.shown, reason=_NO_PARTS)
+            log.warning("read.sequential", source=shown, reason=_NO_PARTS)
         tasks = Tasks()
         try:
             nursery = await self._nursery.start(tasks.run)
-            cached = Cached(
-                file,
-                store,
-                self._memory,
-                source,
-                nursery,
-                place.pace,
-                left=left,
-                shown=content.locator.shown,
-            )
+            cached = Cached(kept, source, nursery, place.pace)
             checksum = strongest(content.checksums)
             verified = None
             if checksum is not None:
@@ -317,11 +305,10 @@ class Library:
             # Whoever wanted it has given up: nobody else would ever close what was opened.
             with trio.CancelScope(shield=True):
                 await tasks.end()
-                await store.release(file)
+                await kept.aclose()
             raise
         shared = _Shared(cached, verified or cached, tasks, sources)
         if self._budget is not None and revision.ranges and not file.complete:
-            shown = content.locator.shown
             shared.filling = Filling(cached, verified, place.quiet, place.pace, self._budget, shown)
             nursery.start_soon(shared.filling.run)
         if self._profiles is not None and revision.ranges and is_worthwhile(revision.size):

@@ -9,12 +9,13 @@ from collections.abc import Container
 import structlog
 import trio
 
-from nebfs.blocks import SLOT_SIZE, BlockFile, DiskStore, MemoryStore, Store
+from nebfs.blocks import SLOT_SIZE, DiskStore
 from nebfs.blocks.blockfile import SLOT_SHIFT
+from nebfs.content.layers.kept import Kept
 from nebfs.content.pace import LARGEST, Pace
 from nebfs.content.stack import Order, Priority, ReaderFacts, Source
 from nebfs.ending import pass_on
-from nebfs.errors import Bug, CacheFault, Damaged, NebfsError
+from nebfs.errors import Bug, CacheFault, NebfsError
 from nebfs.model import Revision
 from nebfs.units import KIB
 
@@ -29,48 +30,18 @@ FAR_SLOTS = 256 * KIB // SLOT_SIZE
 EARLY = 32 * KIB - 256
 """The most that is handed over before its slot is complete: what goes into one message."""
 
-ROUNDS = 8
-"""How often a read starts over because slots came and left again before it could take them."""
-
-
-SLOW = 2.0
-"""Seconds after which a disk is left that does not give back a few blocks: as for writing, see
-fetcher/slots.py."""
-
-HARMED = 2
-"""How often one read takes what the disk has harmed for a bad block, which is written anew. A disk
-that does it again is left."""
-
-
 class Cached:
     """A reader over a cache file, filled by `source` on demand.
 
-    Orders run in `nursery`, and are cut to the `pace` of the place. When the disk refuses, the
-    object moves into `memory`, and what the disk holds stays there. Once the disk may be asked
-    again, whatever is missing then brings the object back to it.
+    Orders run in `nursery`, and are cut to the `pace` of the place.
     """
 
-    def __init__(
-        self,
-        file: BlockFile,
-        store: Store,
-        memory: MemoryStore,
-        source: Source,
-        nursery: trio.Nursery,
-        pace: Pace,
-        *,
-        left: DiskStore | None = None,
-        shown: str = "",
-    ) -> None:
-        """`left`: the disk on which it could not be opened. `shown` describes it there."""
-        self.file = file
-        self.size = file.size
-        self.warm = file.warm
-        self._store = store
-        self._memory = memory
-        self._left = left
-        """The disk that was left, until the object is there again."""
-        self._shown = shown
+    def __init__(self, kept: Kept, source: Source, nursery: trio.Nursery, pace: Pace) -> None:
+        self.file = kept.file
+        self.size = kept.file.size
+        self.warm = kept.file.warm
+        self._kept = kept
+        kept.on_move = self._moved
         self._source = source
         self._nursery = nursery
         self._pace = pace
@@ -102,39 +73,12 @@ class Cached:
 
     async def pread(self, offset: int, length: int) -> bytes | memoryview:
         """Return the bytes, bringing what is missing. Raises what the source raises."""
-        harmed = 0
-        for _ in range(ROUNDS):
-            file, file.harm = self.file, ""
-            view = file.warm(offset, length)
-            if view is not None:
-                return view
-            first, stop = file.span(offset, length)
-            if file.harm:
-                harmed += 1
-                await self._doubt_disk(file, harmed)
-            if not file.has(first, stop):
-                if self._left is not None and self._left.may_be_asked:
-                    await self._return(self._left)
-                    if self.file is not file:
-                        continue
-                self.waits += 1
-                early = await self._bring(first, stop, (offset, length))
-                if early is not None:
-                    return early
-                continue
-            began = trio.current_time()
-            data = await file.read(offset, length)
-            took = trio.current_time() - began
-            if took > SLOW and file is self.file and isinstance(self._store, DiskStore):
-                await self._leave_disk(file, self._store, f"the cache disk is slow: {took:.1f} s")
-            if data is not None:
-                if self._store.trouble and took <= SLOW and isinstance(self._store, DiskStore):
-                    self._store.accepted()
-                return data
-            if file.harm:
-                harmed += 1
-                await self._doubt_disk(file, harmed)
-        raise Damaged("the cache keeps losing these blocks", offset=offset, length=length)
+
+        async def bring(first: int, stop: int) -> bytes | None:
+            self.waits += 1
+            return await self._bring(first, stop, (offset, length))
+
+        return await self._kept.pread(offset, length, bring)
 
     async def _bring(self, first: int, stop: int, wanted: tuple[int, int] | None) -> bytes | None:
         """Return when the slots are here, or at least were for a moment; or return what is wanted
@@ -221,7 +165,7 @@ class Cached:
 
     def has_spare(self, amount: int) -> bool:
         """Whether the cache has room for bytes that nobody has asked for."""
-        return self._store.has_spare(amount)
+        return self._kept.store.has_spare(amount)
 
     async def fill(
         self,
@@ -285,7 +229,7 @@ class Cached:
                 self._promised.difference_update(range(order.first, order.stop))
 
     async def _fill(self, order: Order) -> None:
-        store = self._store
+        store = self._kept.store
         amount = len(order.file.missing(order.first, order.stop)) << SLOT_SHIFT
         try:
             await store.reserve(amount, urgent=order.urgent)
@@ -296,48 +240,15 @@ class Cached:
         except CacheFault as exc:
             if not order.urgent or not isinstance(store, DiskStore):
                 raise  # nobody waits for it; a demand will find out for itself
-            await self._leave_disk(order.file, store, str(exc))
+            await self._kept.leave(order.file, str(exc))
         else:
-            if isinstance(store, DiskStore):
-                store.accepted()
+            store.accepted()
 
-    async def _doubt_disk(self, file: BlockFile, harmed: int) -> None:
-        """Leave a disk that has `harmed` what one read wants so many times."""
-        store = self._store
-        if harmed >= HARMED and isinstance(store, DiskStore):
-            await self._leave_disk(file, store, file.harm)
-
-    async def _leave_disk(self, file: BlockFile, store: DiskStore, reason: str) -> None:
-        """Go on in memory: the disk is full, slow or broken, and that must not fail a read."""
-        if self.file is not file:
-            return
-        store.refused(reason)
-        log.warning("cache.bypassed", reason=reason, key=self.file.key[:12])
-        await self._move(await self._memory.open(self.file.key, self.file.size), self._memory)
-        self._left = store
-
-    async def _return(self, disk: DiskStore) -> None:
-        """Go on with what the disk that was left holds, if it can be opened."""
-        file, self._left = self.file, None  # who else reads meanwhile does not try it, too
-        try:
-            fresh = await disk.open(file.key, file.size, self._shown)
-        except CacheFault:
-            self._left = disk
-            return
-        except BaseException:
-            self._left = disk
-            raise
-        log.info("cache.used_again", key=file.key[:12])
-        await self._move(fresh, disk)
-
-    async def _move(self, fresh: BlockFile, store: Store) -> None:
-        """Go on with another file. Whoever waits for the one before starts over."""
-        old, former = self.file, self._store
-        self.file, self._store, self.warm = fresh, store, fresh.warm
+    async def _moved(self) -> None:
+        """Go on with another file: nothing was ordered for that."""
+        self.file, self.warm = self._kept.file, self._kept.file.warm
         self._orders.clear()
         self._promised.clear()
-        old.tell()
-        await former.release(old)
 
     def facts(self) -> ReaderFacts:
         """Say how much is here."""
@@ -347,12 +258,12 @@ class Cached:
             verified="",
             last_error=self._last_error,
             corrupt_blocks=self.file.corrupt,
-            where=self._store.kind,
+            where=self._kept.store.kind,
         )
 
     async def aclose(self) -> None:
         """Give the cache file back."""
-        await self._store.release(self.file)
+        await self._kept.aclose()
 
 
 _LEVELS = {"info": 20, "warning": 30, "error": 40}
