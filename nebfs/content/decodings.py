@@ -16,18 +16,21 @@ import structlog
 import trio
 from cachetools import LRUCache
 
-from nebfs.blocks import SLOT_SIZE, Store
+from nebfs.blocks import SLOT_SIZE, MemoryStore, Store
 from nebfs.content import views
 from nebfs.content.decoders import read_index
 from nebfs.content.disks import DISKS, PLAIN, Inside
 from nebfs.content.formats import HEAD, sniff
-from nebfs.content.layers.decoded import Decoded, Decoding, reading
-from nebfs.content.layers.decoded_passing import FIRST, SPARSE, Passing, Turns, too_large
+from nebfs.content.layers.decoded import Decoding, reading
+from nebfs.content.layers.decoded_file import Decoded
+from nebfs.content.layers.decoded_passing import FIRST, Passing, Turns, longest, too_large
+from nebfs.content.layers.decoded_stream import Streams
+from nebfs.content.layers.kept import Kept
 from nebfs.content.peeking import UNKNOWN, WANTED, Peeked, peek
 from nebfs.content.prober import Probed
 from nebfs.content.stack import Reader
 from nebfs.ending import pass_on
-from nebfs.errors import Changed, Damaged, NebfsError, Unsupported
+from nebfs.errors import CacheFault, Changed, Damaged, NebfsError, Unsupported
 from nebfs.model import Content, Revision
 
 log = structlog.get_logger()
@@ -78,6 +81,7 @@ class Decodings:
     def __init__(
         self,
         store: Store,
+        memory: MemoryStore,
         nursery: trio.Nursery,
         open_file: Callable[[Content, Revision], Awaitable[Reader]],
         key_of: Callable[[Content, Revision], str],
@@ -92,6 +96,7 @@ class Decodings:
         """
         self._known = known
         self._store = store
+        self._memory = memory
         self._nursery = nursery
         self._open_file = open_file
         self._key_of = key_of
@@ -99,6 +104,7 @@ class Decodings:
         self._on_seen = on_seen
         self._on_damaged = on_damaged
         self._turns = Turns(PASSES)
+        self._streams = Streams(PASSES)
         self._shared: dict[str, _Shared] = {}
         self._opening = trio.Lock()
         self._failures: LRUCache[str, NebfsError] = LRUCache(4096)
@@ -119,7 +125,7 @@ class Decodings:
             size = None
             if file.revision.ranges and file.size:
                 size = (await read_index(compression, reading(file), file.size)).size
-            if size is not None and size > SPARSE * self._store.limit:
+            if size is not None and size > longest(self._store):
                 return Inside(kind, None, str(too_large(self._store.limit)), size, lasting=False)
             if kind in PLAIN:
                 return Inside(kind, size, decoded=size)
@@ -239,12 +245,13 @@ class Decodings:
         said = probed.inside.decoded if probed.inside is not None else None
         guess = max(-(-probed.revision.size * EXPANSION // SLOT_SIZE) * SLOT_SIZE, FIRST)
         shown = content.locator.shown + SHOWN
-        file = await self._store.open(key, guess if said is None else said, shown, any_size=True)
+        size = guess if said is None else said
+        kept = await Kept.open(self._store, self._memory, key, size, shown, any_size=True)
         source = partial(self._open_file, content, probed.revision)
         damaged = partial(self._on_damaged, replace(content, view="raw"))
         ended = partial(self._nursery.start_soon, self._rest, key)
         passing = Passing(
-            *(probed.format.compression, file, self._store, source, self._nursery, self._turns),
+            *(probed.format.compression, kept, source, self._nursery, self._turns),
             said=said,
             is_read=lambda: key in self._shared and self._shared[key].users > 0,
             on_damage=damaged,
@@ -252,16 +259,17 @@ class Decodings:
         )
         if key in self._failures:
             passing.failure = self._failures[key]
-        # A last slot that is short would be taken for one that is as long as others.
-        wanted = said if said is not None else -(-file.size // SLOT_SIZE) * SLOT_SIZE
-        if not passing.whole and wanted != file.size:
+        try:
             try:
-                await file.resize(wanted)
-            except BaseException:
-                await self._store.release(file)
-                raise
+                await passing.fit(kept.file)
+            except CacheFault as exc:
+                await kept.leave(kept.file, str(exc))
+                await passing.fit(kept.file)
+        except BaseException:
+            await kept.aclose()
+            raise
         return Decoding(
-            *(probed.format.compression, passing, self._store, source, self._nursery),
+            *(probed.format.compression, kept, passing, source, self._nursery, self._streams),
             self._patience,
             ended,
         )

@@ -58,6 +58,8 @@ def explained_decoding(decoding: Decoding) -> Layer:
         "blocks": decoding.decoded_blocks,
         "corrupt_blocks": decoding.file.corrupt,
     }
+    if decoding.streamed:
+        counted["streamed"] = decoding.streamed
     if passing.under_way:
         counted["pass"] = f"under way, {passing.progress:.0%}" if passing.has_turn else "waits"
     return Layer("decoded", "decompresses the file into an object of its own", counted)

@@ -19,7 +19,7 @@ from nebfs.content.disks import DISKS, PLAIN, Inside
 from nebfs.content.explaining import Stack, explained
 from nebfs.content.filling import Budget, Filling
 from nebfs.content.layers.cached import Cached
-from nebfs.content.layers.decoded import Settled
+from nebfs.content.layers.decoded_file import Settled
 from nebfs.content.layers.fetched import Fetched
 from nebfs.content.layers.here import TRANSPORTS, Here
 from nebfs.content.layers.kept import Kept
@@ -143,7 +143,7 @@ class Library:
         self._on_damaged = on_damaged
         self._shared: dict[str, _Shared] = {}
         self.decodings = Decodings(
-            *(store, nursery, self.open, object_key, settings.patience, known),
+            *(store, memory, nursery, self.open, object_key, settings.patience, known),
             on_seen=on_seen,
             on_damaged=on_damaged,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import subprocess
@@ -12,6 +13,7 @@ import trio
 
 from nebfs.blocks import SLOT_SIZE, DiskStore, MemoryStore
 from nebfs.content import Library, LibrarySettings, Prober
+from nebfs.content.layers import decoded_stream
 from nebfs.errors import CacheFault, Damaged, NebfsError, Unreachable, Unready, Unsupported
 from nebfs.model import Checksum, Content, Locator
 from tests.content.decoding import noise, pack, text
@@ -575,28 +577,135 @@ async def test_readers_that_go_away_at_any_time_leave_right_bytes(make, packed, 
     assert world.store.reserved == 0
 
 
+@pytest.mark.parametrize(
+    ("command", "limit"),
+    [
+        (("gzip", "-c"), 9 * MIB),
+        (("xz", "-c", "-0", "-T2", "--block-size=4000000"), 7 * MIB),
+    ],
+    ids=["pass", "blocks"],
+)
 async def test_a_cache_that_is_too_small_for_both_files_still_gives_right_bytes(
-    place, original, packed, tmp_path, documents, nursery
+    place, original, tmp_path, documents, nursery, command, limit
 ):
-    store = DiskStore.prepare(tmp_path / "small", 9 * MIB, 0)
+    store = DiskStore.prepare(tmp_path / "small", limit, 0)
     await store.measure()
-    place.data = packed["gz"]
+    place.data = pack(original, *command)
     world = World(place, store, documents, nursery)
     reader = await world.open()
-    assert await read_all(reader) == original
+    with trio.fail_after(20):  # neither may wait for the room of the other
+        # What begins in one block and ends in the next: nearly the whole cache is wanted for both.
+        assert await read(reader, 4_000_000 - 100, 200) == original[4_000_000 - 100 :][:200]
+        assert await read_all(reader, MIB // 4) == original
     assert store.used <= store.limit
     await reader.aclose()
     store.unlock()
 
 
-async def test_a_cache_disk_that_is_full_is_an_error_and_not_for_ever(make, packed, original):
-    world = make(packed["xz"])
-    reader = await world.open()
-    limit, world.store.min_free = world.store.min_free, 1 << 60
-    with pytest.raises(NebfsError):
-        await read(reader, len(original) - 5, 5)
-    world.store.min_free, world.store._full_until = limit, 0.0
+# --- a cache disk that cannot be used -----------------------------------------------------------
+
+
+@pytest.fixture(params=PACKED)
+def refused(request, make, packed):
+    """A world whose cache disk refuses everything but opening, and the file in each format."""
+    world = make(packed[request.param])
+    world.store._full_until = math.inf
+    return world
+
+
+def work(world):
+    """How something was decoded: passes that were begun, and reads that nothing could keep."""
+    (shared,) = world.library.decodings._shared.values()
+    return shared.decoding.passing.passes, shared.decoding.streamed
+
+
+async def test_what_a_disk_refuses_is_kept_in_memory(refused, original):
+    reader = await refused.open()
     assert await read_all(reader) == original
+    assert reader.facts().where == "memory"
+    before = work(refused)
+    assert await read_all(reader) == original
+    assert work(refused) == (before[0], 0)
+
+
+async def test_what_memory_has_no_room_for_is_decoded_for_each_reader(refused, original):
+    refused.library._memory.limit = 5 * MIB // 2  # the compressed file takes some of it, too
+    readers = [await refused.open() for _ in range(2)]
+    assert await read_all(readers[0]) == original
+    for _ in range(12):
+        at = random.randrange(len(original) - 4096)
+        for reader in readers:
+            assert await read(reader, at, 4096) == original[at : at + 4096]
+    with pytest.raises(Damaged):
+        await readers[0].pread(len(original) - 5, 6)
+    assert await read(readers[1], len(original) - 5, 5) == original[-5:]
+    for reader in readers:
+        await reader.aclose()
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert refused.library._memory.open_files() == []
+    assert not refused.library.decodings._streams._open
+
+
+async def test_readers_one_after_the_other_share_what_is_decoded_for_them(
+    make, packed, original, monkeypatch
+):
+    world = make(packed["gz"])
+    world.store._full_until = math.inf
+    world.library._memory.limit = 5 * MIB // 2
+    readers = [await world.open() for _ in range(3)]
+    await read(readers[0], 0, 10)
+    begun = []
+    stream = decoded_stream.Stream
+    rewind = stream._rewind
+    monkeypatch.setattr(stream, "_rewind", lambda self: begun.append(1) or rewind(self))
+    for at in range(0, len(original) - 65536, 65536):
+        for reader in readers:
+            assert await read(reader, at, 65536) == original[at : at + 65536]
+    assert begun == []
+
+
+@pytest.mark.parametrize("name", ["gz", "xz", "blocks.xz"])
+async def test_a_disk_that_works_again_is_used_again(make, packed, original, name):
+    world = make(packed[name])
+    world.store._full_until = math.inf
+    world.library._memory.limit = 5 * MIB // 2
+    reader = await world.open()
+    assert await read(reader, 4 * MIB, 5000) == original[4 * MIB :][:5000]
+    assert reader.facts().where == "memory"
+    world.store._full_until = 0.0
+    assert await read_all(reader) == original
+    assert reader.facts().where == "disk"
+    streamed = work(world)[1]
+    assert await read_all(reader) == original
+    assert work(world)[1] == streamed
+    await reader.aclose()
+    assert not world.library.decodings._streams._open
+
+
+@pytest.mark.parametrize("name", ["gz", "zst", "xz"])
+async def test_damage_that_is_found_while_nothing_is_kept_is_damage(
+    make, packed, original, name, monkeypatch
+):
+    world = make(packed[name])
+    reader = await world.open()  # while it is right: its length is known then
+    world.store._full_until = math.inf
+    world.library._memory.limit = MIB
+    await world.store.discard(world.store.open_files()[0].key, force=True)
+    advance = decoded_stream.Stream._advance
+
+    def broken(self, offset, stop):
+        if stop > 3 * MIB:
+            raise Damaged("the compressed image is damaged")
+        return advance(self, offset, stop)
+
+    for file in world.store.open_files():
+        await file.drop(0, file.slots)
+    monkeypatch.setattr(decoded_stream.Stream, "_advance", broken)
+    assert await read(reader, 0, 4096) == original[:4096]
+    for at in (4 * MIB, 0):
+        with pytest.raises(Damaged):
+            await read(reader, at, 4096)
+    assert world.damaged
 
 
 async def test_a_cache_in_memory_holds_what_fits_into_it(

@@ -45,7 +45,9 @@ EXEMPT = {
     "nebfs.content.decodings._nothing": "waits for nothing",
     "nebfs.content.layers.activated.Activated": "reads with another's functions; never waits",
     "nebfs.content.layers.vmdk._footer": "reads as the other parts of a header, if there is one",
-    "nebfs.content.layers.decoded.Settled": "asks the disk below it, once more at most",
+    "nebfs.content.layers.decoded_file.Settled": "asks the disk below it, once more at most",
+    "nebfs.content.layers.kept._as_it_is": "waits for nothing",
+    "nebfs.content.layers.kept._nothing": "waits for nothing",
     "nebfs.content.ova._Part": "closes nothing, and reads as the window that it is",
     "nebfs.content.peeking.Peeked": "answers from memory",
 }

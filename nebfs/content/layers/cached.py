@@ -30,6 +30,7 @@ FAR_SLOTS = 256 * KIB // SLOT_SIZE
 EARLY = 32 * KIB - 256
 """The most that is handed over before its slot is complete: what goes into one message."""
 
+
 class Cached:
     """A reader over a cache file, filled by `source` on demand.
 

@@ -17,25 +17,25 @@ from collections.abc import Awaitable, Callable
 import structlog
 import trio
 
-from nebfs.blocks import Store
+from nebfs.blocks import BlockFile, DiskStore
 from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.content.decoders import read_index
 from nebfs.content.layers.decoded_blocks import Blocks
 from nebfs.content.layers.decoded_passing import Passing
-from nebfs.content.peeking import UNKNOWN
-from nebfs.content.stack import Reader, ReaderFacts
+from nebfs.content.layers.decoded_stream import Stream, Streams
+from nebfs.content.layers.kept import Kept
+from nebfs.content.stack import Reader
 from nebfs.ending import pass_on
 from nebfs.errors import CacheFault, Damaged, NebfsError, TimedOut, Unready
-from nebfs.model import Revision
 
 log = structlog.get_logger()
-
-ROUNDS = 8
-"""How often one read starts over because what was decoded has left the cache already."""
 
 ATTEMPTS = 2
 """Passes that are made for somebody who wants all of it: the second one brings back what made room
 for what came after it."""
+
+KEEP_ROUNDS = 4
+"""How often memory may lose what one read wants before it is not asked to keep it."""
 
 CHAINED = frozenset({"gz", "bz2"})
 """What has no index at all."""
@@ -53,22 +53,26 @@ class Decoding:
     def __init__(
         self,
         compression: str,
+        kept: Kept,
         passing: Passing,
-        store: Store,
         source: Callable[[], Awaitable[Reader]],
         nursery: trio.Nursery,
+        streams: Streams,
         patience: float,
         on_end: Callable[[], None],
     ) -> None:
-        """`source` opens the compressed file. `patience`: seconds without any progress after which
-        a read fails. `on_end` is called when something in the background has ended.
+        """`source` opens the compressed file. `streams` are for what nothing can keep. `patience`:
+        seconds without any progress after which a read fails. `on_end` is called when something in
+        the background has ended.
         """
         self.passing = passing
-        self.file = passing.file
+        self.kept = kept
+        kept.fit, kept.on_move = passing.fit, self._moved
         self._compression = compression
-        self._store = store
         self._source = source
         self._nursery = nursery
+        self._streams = streams
+        self._stream: Stream | None = None
         self._patience = patience
         self._on_end = on_end
         self._blocks: Blocks | None = None
@@ -79,9 +83,16 @@ class Decoding:
         """Reads that found their bytes decoded already, of those that were not answered at once,
         and reads that did not.
         """
+        self.streamed = 0
+        """Reads of what nothing could keep."""
         if self.file.complete and not passing.whole and passing.size is not None:
             # An earlier life has ended just before it was judged.
             passing.start()
+
+    @property
+    def file(self) -> BlockFile:
+        """The cache file of now."""
+        return self.kept.file
 
     @property
     def size(self) -> int | None:
@@ -112,35 +123,60 @@ class Decoding:
         compressed file raises, and PastEnd.
         """
         file = self.file
-        first, stop = file.span(offset, length)
-        if file.has(first, stop):
+        if file.has(*file.span(offset, length)):
             self.hits += 1
         else:
             self.waits += 1
-        for _ in range(ROUNDS):
-            await self._await(first, stop, offset + length)
-            view = file.warm(offset, length)
-            if view is not None:
-                return view
-            data = await file.read(offset, length)
-            if data is not None:
-                return data
-        raise Damaged("the cache keeps losing these blocks", offset=offset, length=length)
 
-    async def _await(self, first: int, stop: int, end: int) -> None:
-        """Return when the slots are here. Raises PastEnd when there is no byte before `end`."""
-        file, passing = self.file, self.passing
-        while True:
+        rounds = 0
+
+        async def bring(first: int, stop: int) -> bytes | None:
+            nonlocal rounds
+            rounds += 1
+            await self._bring(first, stop, offset + length, may_stream=rounds > KEEP_ROUNDS)
+            return None if self._stream is None else await self._streaming(offset, length)
+
+        return await self.kept.pread(offset, length, bring)
+
+    async def _bring(self, first: int, stop: int, end: int, *, may_stream: bool) -> None:
+        """Return when the slots are here, or will not come because nothing can keep them."""
+        file = self.file
+        if self._stream is not None:
+            return
+        try:
+            if may_stream and not isinstance(self.kept.store, DiskStore):
+                raise CacheFault("memory keeps losing these blocks")
+            await self._await(file, first, stop, end)
+        except CacheFault as exc:
+            await self.kept.leave(file, str(exc))
+            if file is self.file and self._stream is None:  # it was in memory, and there is no room
+                log.info("decoded.streams", reason=str(exc), key=file.key[:12])
+                self._stream = Stream(
+                    *(self._compression, self._source, self._streams),
+                    on_taint=self.passing.drop,
+                    on_failure=self.passing.fail,
+                )
+
+    async def _await(self, file: BlockFile, first: int, stop: int, end: int) -> None:
+        """Return when the slots are in `file`, or that is left. Raises PastEnd when there is no
+        byte before `end`.
+        """
+        passing = self.passing
+        while file is self.file:
             size = passing.size
             if size is not None and end > size:
                 raise PastEnd("this is beyond the end of the compressed image", size=size)
             if file.has(first, stop):
                 return
             self._check()
+            if not passing.keeps:
+                raise CacheFault("memory cannot hold what is decompressed")
             blocks = await self._find_blocks()
             if blocks is not None:
                 await blocks.bring(first, stop)
                 self._follow(stop, blocks)
+                if any(file.claimable(slot) for slot in range(first, stop)):
+                    return  # some have left again: whoever reads starts over
             else:
                 passing.start()
             if file.has(first, stop):
@@ -152,6 +188,28 @@ class Decoding:
                 raise TimedOut("decompressing the image does not get on", after=self._patience)
             if ended.is_set() and passing.error is not None and not file.has(first, stop):
                 raise copy.copy(passing.error) from passing.error
+
+    async def _streaming(self, offset: int, length: int) -> bytes | None:
+        """Decode these bytes for one read alone; None when the object is kept again meanwhile."""
+        stream, size = self._stream, self.size
+        if stream is None:
+            return None
+        if size is not None and offset + length > size:
+            raise PastEnd("this is beyond the end of the compressed image", size=size)
+        self._check()
+        self.streamed += 1
+        data = await stream.read(offset, length)
+        if data is None:
+            raise PastEnd("this is beyond the end of the compressed image")
+        return data
+
+    async def _moved(self) -> None:
+        """Go on with another cache file."""
+        stream, self._stream = self._stream, None
+        self.passing.begin_anew()
+        if stream is not None:
+            with trio.CancelScope(shield=True):
+                await self._streams.close(stream)
 
     def _check(self) -> None:
         failure = self.passing.failure
@@ -182,8 +240,7 @@ class Decoding:
         if not index.blocks or len(index.blocks) < 2 or index.size != self.size:
             return None
         return Blocks(
-            *(self._compression, index.blocks, self._source, self.file, self._store),
-            self.passing.drop,
+            *(self._compression, index.blocks, self._source, self.kept, self.passing.drop)
         )
 
     def _follow(self, stop: int, blocks: Blocks) -> None:
@@ -220,16 +277,17 @@ class Decoding:
         Raises Unready when they are over: the pass goes on. Raises what it ends with.
         """
         passing = self.passing
-        if passing.size is None:
-            self._check()
-            passing.wanted_whole = True
-            passing.start()
-            ended = passing.ended
-            with trio.move_on_after(patience):
-                await ended.wait()
-            if ended.is_set():
+        await self.kept.look_again()
+        with trio.move_on_after(patience):
+            while passing.size is None:
                 self._check()
-                if passing.error is not None:
+                file = self.file
+                passing.wanted_whole = True
+                passing.start()
+                await passing.ended.wait()
+                self._check()
+                # Where it has left its disk meanwhile it goes on in memory.
+                if passing.error is not None and file is self.file:
                     raise copy.copy(passing.error) from passing.error
         if passing.size is None:
             done = math.floor(passing.progress * 100)
@@ -244,6 +302,7 @@ class Decoding:
         Raises as ``read``, and CacheFault when the cache has no room for all of it.
         """
         passing = self.passing
+        await self.kept.look_again()
         for _ in range(ATTEMPTS):
             if self.file.complete and passing.whole:
                 return
@@ -275,7 +334,9 @@ class Decoding:
         """Give the cache file back."""
         if self._blocks is not None:
             await self._blocks.aclose()
-        await self._store.release(self.file)
+        if self._stream is not None:
+            await self._streams.close(self._stream)
+        await self.kept.aclose()
 
 
 def reading(reader: Reader) -> Callable[[int, int], Awaitable[bytes]]:
@@ -285,64 +346,3 @@ def reading(reader: Reader) -> Callable[[int, int], Awaitable[bytes]]:
         return bytes(await reader.pread(offset, length)) if length else b""
 
     return read
-
-
-class Decoded:
-    """One open file of a decompressed object. Its `size` is UNKNOWN until that is known."""
-
-    def __init__(
-        self,
-        decoding: Decoding,
-        revision: Revision,
-        close: Callable[[], Awaitable[None]],
-    ) -> None:
-        self.decoding = decoding
-        self._close = close
-        self.revision = revision
-        self.warm = decoding.file.warm
-
-    @property
-    def size(self) -> int:
-        """The length, or UNKNOWN."""
-        size = self.decoding.size
-        return UNKNOWN if size is None else size
-
-    async def pread(self, offset: int, length: int) -> bytes | memoryview:
-        """Return exactly these bytes. See Decoding.read."""
-        return await self.decoding.read(offset, length)
-
-    def facts(self) -> ReaderFacts:
-        """Say how much is decoded."""
-        file, failure = self.decoding.file, self.decoding.passing.failure
-        return ReaderFacts(
-            size=self.size,
-            cached=file.cached_bytes,
-            verified="",
-            last_error="" if failure is None else str(failure),
-            corrupt_blocks=file.corrupt,
-        )
-
-    async def aclose(self) -> None:
-        """Give one use of the object back."""
-        await self._close()
-
-
-class Settled:
-    """A disk in a file whose end may not be known yet. When that turns out to be nearer than what
-    was looked for, it is looked up again: only then it can be told what lies beyond.
-    """
-
-    def __init__(self, disk: Reader) -> None:
-        self._disk = disk
-        self.size = disk.size
-        self.revision = disk.revision
-        self.warm = disk.warm
-        self.facts = disk.facts
-        self.aclose = disk.aclose
-
-    async def pread(self, offset: int, length: int) -> bytes | memoryview:
-        """Return exactly these bytes."""
-        try:
-            return await self._disk.pread(offset, length)
-        except PastEnd:
-            return await self._disk.pread(offset, length)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import trio
 from cachetools import LRUCache
@@ -16,9 +17,10 @@ from cachetools import LRUCache
 from nebfs.blocks import SLOT_SIZE, BlockFile, Store
 from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.content.decoders import Block, decode_block
-from nebfs.content.layers.decoded_pass import decode_threads
+from nebfs.content.layers.decoded_pass import Writer, decode_threads
+from nebfs.content.layers.kept import Kept
 from nebfs.content.stack import Reader, read
-from nebfs.errors import CacheFault, Damaged
+from nebfs.errors import Damaged
 from nebfs.model import Filled
 from nebfs.units import MIB
 
@@ -31,15 +33,14 @@ the next block: a sequential reader needs each block once."""
 
 
 class Blocks:
-    """Brings slots of `file` out of `blocks` of the compressed `source`."""
+    """Brings slots of an object that is `kept` out of `blocks` of the compressed `source`."""
 
     def __init__(
         self,
         compression: str,
         blocks: Sequence[Block],
         source: Callable[[], Awaitable[Reader]],
-        file: BlockFile,
-        store: Store,
+        kept: Kept,
         on_taint: Callable[[], Awaitable[None]],
     ) -> None:
         """`source` opens the compressed file: once, when it is needed. `on_taint` is called when
@@ -55,36 +56,35 @@ class Blocks:
         self._reader: Reader | None = None
         self._opening = trio.Lock()
         self._tails: LRUCache[int, bytes] = LRUCache(_TAILS)
-        self._file = file
-        self._store = store
+        self._kept = kept
 
     async def bring(self, first: int, stop: int) -> None:
         """Decode what slots `first` to `stop` are made of, as far as they are missing.
 
         Raises Damaged, CacheFault, and what reading the compressed file raises.
         """
-        file = self._file
-        slot = first
-        while slot < stop:
-            if not file.claimable(slot):
-                slot += 1
-                continue
-            end = slot + 1
-            while end < stop and file.claimable(end):
-                end += 1
-            await self._bring(slot, end)
-            slot = end
+        async with self._kept.held() as (file, store):
+            slot = first
+            while slot < stop:
+                if not file.claimable(slot):
+                    slot += 1
+                    continue
+                end = slot + 1
+                while end < stop and file.claimable(end):
+                    end += 1
+                await self._bring(file, store, slot, end)
+                slot = end
 
-    async def _bring(self, first: int, stop: int) -> None:
+    async def _bring(self, file: BlockFile, store: Store, first: int, stop: int) -> None:
         """Decode the blocks of these slots, and put all slots that are whole in them."""
         low = self.at(first << SLOT_SHIFT)
-        high = self.at(min(stop << SLOT_SHIFT, self._file.size) - 1)
+        high = self.at(min(stop << SLOT_SHIFT, file.size) - 1)
         if low < high and low in self._tails and self._tail_start(low) <= first << SLOT_SHIFT:
             low += 1
-        await self._decode(low, high)
+        await self._decode(file, store, low, high)
 
-    async def _decode(self, low: int, high: int) -> None:
-        file, blocks = self._file, self._blocks[low : high + 1]
+    async def _decode(self, file: BlockFile, store: Store, low: int, high: int) -> None:
+        blocks = self._blocks[low : high + 1]
         made = bytearray(self._tails.get(low - 1, b""))
         start, end = blocks[0].start - len(made), _end(blocks[-1])
         first = -(-start >> SLOT_SHIFT)
@@ -98,21 +98,22 @@ class Blocks:
         amount = len(claimed) << SLOT_SHIFT
         try:
             reader = await self._source()
-            await self._store.reserve(amount)
+            packed = [await self._fetch(reader, block) for block in blocks]
+            # Not before: what is fetched wants room of the same cache, and would wait for this.
+            await store.reserve(amount)
             try:
-                packed = [await self._fetch(reader, block) for block in blocks]
                 self.decoded += len(blocks)
                 # Together: of a few bytes each, a thread for each would be what takes the time.
-                filled = await trio.to_thread.run_sync(
-                    self._unpack, packed, blocks, made, start, claimed, limiter=decode_threads
-                )
+                unpack = partial(self._unpack, file, packed, blocks, made, start, claimed)
+                filled = await trio.to_thread.run_sync(unpack, limiter=decode_threads)
             finally:
-                self._store.settle(amount)
+                store.settle(amount)
         finally:
             for slot in claimed:
                 file.claimed[slot] = 0
             if filled:
                 file.put(filled)
+                store.accepted()
             file.tell()
         tail = end % SLOT_SIZE
         if tail <= len(made):
@@ -127,18 +128,19 @@ class Blocks:
 
     def first_of(self, slot: int) -> int:
         """Return the first slot of the block in which `slot` ends."""
-        end = min((slot + 1) << SLOT_SHIFT, self._file.size)
+        end = min((slot + 1) << SLOT_SHIFT, self._kept.file.size)
         return self._blocks[self.at(end - 1)].start >> SLOT_SHIFT
 
     def after(self, slot: int) -> tuple[int, int]:
         """Return the slots, first and one past the last, of the block that follows that of `slot`;
         none at the end.
         """
-        number = self.at(min((slot + 1) << SLOT_SHIFT, self._file.size) - 1) + 1
+        number = self.at(min((slot + 1) << SLOT_SHIFT, self._kept.file.size) - 1) + 1
         if number >= len(self._blocks):
             return 0, 0
         block = self._blocks[number]
-        stop = self._file.slots if number + 1 == len(self._blocks) else _end(block) >> SLOT_SHIFT
+        last = number + 1 == len(self._blocks)
+        stop = self._kept.file.slots if last else _end(block) >> SLOT_SHIFT
         return block.start >> SLOT_SHIFT, stop
 
     async def _fetch(self, reader: Reader, block: Block) -> memoryview:
@@ -154,6 +156,7 @@ class Blocks:
 
     def _unpack(
         self,
+        file: BlockFile,
         packed: Sequence[memoryview],
         blocks: Sequence[Block],
         made: bytearray,
@@ -163,14 +166,11 @@ class Blocks:
         """Decode `blocks` behind what is `made` already, which begins at `start`; write `slots`."""
         for data, block in zip(packed, blocks, strict=True):
             made += decode_block(self._compression, data, block)
-        found = []
-        try:
-            with memoryview(made) as view:
-                for slot in slots:
-                    at = (slot << SLOT_SHIFT) - start
-                    found.append(self._file.record(slot, view[at : at + self._file.length(slot)]))
-        except OSError as exc:
-            raise CacheFault(f"the cache disk refused a write: {exc.strerror}") from exc
+        found, writer = [], Writer(file)
+        with memoryview(made) as view:
+            for slot in slots:
+                at = (slot << SLOT_SHIFT) - start
+                found.append(writer.write(slot, view[at : at + file.length(slot)]))
         return found
 
     async def _source(self) -> Reader:

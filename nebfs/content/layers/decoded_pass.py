@@ -7,18 +7,50 @@ counted: slots that are here already were proven once, and stay.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Container, Iterator
 from typing import Final
 
 import trio
 
 from nebfs.blocks import SLOT_SIZE, BlockFile
+from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.content.decoders import decoder
+from nebfs.content.layers.kept import SLOW
 from nebfs.errors import CacheFault, Damaged
 from nebfs.model import Filled
+from nebfs.units import MIB
 
 decode_threads: Final = trio.CapacityLimiter(max(2, os.cpu_count() or 2))
 """Threads that decode: more than processors would only take turns."""
+
+
+PACE = 4 * MIB >> SLOT_SHIFT
+"""Slots that a disk may take SLOW seconds for."""
+
+
+class Writer:
+    """Writes slots of `file` that its caller has claimed, in a row, in a worker thread."""
+
+    def __init__(self, file: BlockFile) -> None:
+        self._file = file
+        self._seconds = 0.0
+        self._slots = 0
+
+    def write(self, slot: int, view: memoryview) -> Filled:
+        """Write one. Raises CacheFault, also when the disk is so slow that it had better be left:
+        readers wait.
+        """
+        began = time.monotonic()
+        try:
+            entry = self._file.record(slot, view)
+        except OSError as exc:
+            raise CacheFault(f"the cache disk refused a write: {exc.strerror}") from exc
+        self._seconds += time.monotonic() - began
+        self._slots += 1
+        if self._seconds > SLOW * max(1.0, self._slots / PACE):
+            raise CacheFault(f"the cache disk is slow: {self._seconds:.1f} s for a few blocks")
+        return entry
 
 
 class Pass:
@@ -29,13 +61,14 @@ class Pass:
         """The slot that is being made."""
         self.written = 0
         """Bytes that this pass has written."""
+        self.file = file
         self._decoder = decoder(compression)
-        self._file = file
         self._size = size
         self._pieces: Iterator[bytes | memoryview] = iter(())
         self._piece = memoryview(b"")
         self._made = memoryview(bytearray(SLOT_SIZE))
         self._filled = 0
+        self._writer = Writer(file)
 
     @property
     def position(self) -> int:
@@ -55,6 +88,7 @@ class Pass:
         whether more must be fed. Raises Damaged, Unsupported, CacheFault.
         """
         filled: list[Filled] = []
+        self._writer = Writer(self.file)
         while self.slot < stop:
             if not self._piece:
                 piece = next(self._pieces, None)
@@ -80,10 +114,7 @@ class Pass:
             self.slot, self._filled = slot + 1, 0
         if not made or slot not in wanted:
             return []
-        try:
-            entry = self._file.record(slot, made)
-        except OSError as exc:
-            raise CacheFault(f"the cache disk refused a write: {exc.strerror}") from exc
+        entry = self._writer.write(slot, made)
         self.written += 0 if entry.zero else entry.length
         return [entry]
 

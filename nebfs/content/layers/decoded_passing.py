@@ -21,11 +21,12 @@ from nebfs.blocks import SLOT_SIZE, BlockFile, DiskStore, Store
 from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.blocks.index import Verdict
 from nebfs.content.layers.decoded_pass import Pass, decode_threads
+from nebfs.content.layers.kept import Kept
 from nebfs.content.layers.verified import QUARANTINE
 from nebfs.content.stack import Reader, read
 from nebfs.ending import pass_on
 from nebfs.errors import Bug, CacheFault, Damaged, NebfsError, Unsupported
-from nebfs.units import MIB, format_size
+from nebfs.units import GIB, MIB, format_size
 
 log = structlog.get_logger()
 
@@ -47,17 +48,21 @@ SPARSE = 16
 in memory and in its index, 25 bytes for 128 KiB."""
 
 
-class Passing:
-    """The passes over one object, whose cache file is `file`. They run in `nursery`.
+STANDIN = 4 * GIB
+"""The limit of a cache that has no disk, as far as the length of an object is concerned: memory
+keeps little of it."""
 
-    `file` is of any length unless a verdict says that it is whole, or `said` how long it will be.
+
+class Passing:
+    """The passes over one object, which is `kept`. They run in `nursery`.
+
+    Its file is of any length unless a verdict says that it is whole, or `said` how long it will be.
     """
 
     def __init__(
         self,
         compression: str,
-        file: BlockFile,
-        store: Store,
+        kept: Kept,
         source: Callable[[], Awaitable[Reader]],
         nursery: trio.Nursery,
         turns: Turns,
@@ -71,7 +76,6 @@ class Passing:
         `is_read` tells whether somebody has the object open. `on_damage` is called when what was
         answered may have been wrong, `on_end` after each pass.
         """
-        self.file = file
         self.failure: NebfsError | None = None
         """Why no more can be had of it, for good."""
         self.error: NebfsError | None = None
@@ -90,8 +94,11 @@ class Passing:
         """Which part of the compressed file the pass has behind it."""
         self.wanted_whole = False
         """Whether it is to go on to the end although nobody reads."""
+        self.keeps = True
+        """Whether what is decoded is kept. Memory may have no room for it: then a pass can only
+        tell how long the object is."""
         self._compression = compression
-        self._store = store
+        self._kept = kept
         self._source = source
         self._nursery = nursery
         self._turns = turns
@@ -100,16 +107,39 @@ class Passing:
         self._on_damage = on_damage
         self._on_end = on_end
         self._scope: trio.CancelScope | None = None
-        verdict, judged = file.verdict
-        self.whole = verdict is Verdict.VERIFIED
-        """Whether a pass was through once: the length is right, and so is what is here."""
+        verdict, judged = kept.file.verdict
+        self._length = kept.file.size if verdict is Verdict.VERIFIED else None
+        """How long it is, once a pass was through."""
         if verdict is Verdict.MISMATCH and 0 <= time.time() - judged < QUARANTINE:
             self.failure = Damaged("the compressed image is damaged, as was found before")
 
     @property
+    def whole(self) -> bool:
+        """Whether a pass was through once: the length is right, and so is what is here."""
+        return self._length is not None
+
+    @property
     def size(self) -> int | None:
         """How long the object is, as far as that is known."""
-        return self.file.size if self.whole else self._said
+        return self._said if self._length is None else self._length
+
+    async def fit(self, file: BlockFile) -> None:
+        """Have a cache file be as long as the object, or of full slots while that is not known: a
+        last one that is short would be taken for one that is as long as others. Raises CacheFault.
+        """
+        verdict, _ = file.verdict
+        if self._length is None and verdict is Verdict.VERIFIED:
+            self._length = file.size
+        wanted = self.size
+        if wanted is None:
+            wanted = -(-file.size // SLOT_SIZE) * SLOT_SIZE
+        if wanted != file.size:
+            await file.resize(wanted)
+
+    def begin_anew(self) -> None:
+        """Take note that the object has another cache file: a pass over the one before ends."""
+        self.keeps = True
+        self.stop()
 
     @property
     def under_way(self) -> bool:
@@ -144,7 +174,7 @@ class Passing:
             error = None
         except NebfsError as exc:
             error = exc
-            log.warning("decoded.failed", error=str(exc), key=self.file.key[:12])
+            log.warning("decoded.failed", error=str(exc), key=self._kept.file.key[:12])
         except BaseException as exc:  # a bug must cost these reads, not the mount
             pass_on(exc)
             log.exception("decoded.bug")
@@ -153,30 +183,38 @@ class Passing:
             self._scope, self.error = None, error
             self.has_turn = self.wanted_whole = False
             self.ended.set()
-            self.file.tell()
+            self._kept.file.tell()
             self._on_end()
 
     async def _pass(self) -> None:
+        async with self._kept.held() as (file, store):
+            try:
+                await self._decode(file, store)
+            except CacheFault as exc:
+                await self._kept.leave(file, str(exc))
+                raise
+
+    async def _decode(self, file: BlockFile, store: Store) -> None:
         reader = await self._source()
         work: Pass | None = None
         self.passes += 1
         self.position, self.progress = 0, 0.0
         try:
-            work = Pass(self._compression, self.file, self.size)
+            work = Pass(self._compression, file, self.size)
             at = 0
             while at < reader.size:
                 if self._is_unwanted(at, reader.size):
                     return
-                if self.whole and self.file.last_absent() < work.slot:
+                if self.whole and file.last_absent() < work.slot:
                     return  # all that has left is here again
                 data = await self._packed(reader, at)
                 at += len(data)
                 work.feed(data)
-                await self._drain(work)
+                await self._drain(work, store)
                 self.progress = at / reader.size
             work.finish()
-            await self._drain(work)
-            await self._conclude(work)
+            await self._drain(work, store)
+            await self._conclude(work, store)
         finally:
             with trio.CancelScope(shield=True):
                 if work is not None:
@@ -195,31 +233,31 @@ class Passing:
             await self.drop()
             raise
 
-    async def _drain(self, work: Pass) -> None:
+    async def _drain(self, work: Pass, store: Store) -> None:
         """Decode what the pass was fed."""
         hungry = False
         while not hungry:
             try:
-                self._check_fits(work)
-                hungry = await self._advance(work)
-            except CacheFault as exc:
-                if isinstance(self._store, DiskStore):
-                    self._store.refused(str(exc))
-                raise
+                self._check_fits(work, store)
+                hungry = await self._advance(work, store)
             except (Damaged, Unsupported) as exc:
-                await self._fail(exc)
+                await self.fail(exc)
                 raise
             self.moved += 1
             self.position = work.position
 
-    async def _advance(self, work: Pass) -> bool:
-        file = self.file
+    async def _advance(self, work: Pass, store: Store) -> bool:
+        file = work.file
         stop = work.slot + BATCH
         if self.size is None and stop > file.slots:
             await file.resize(max(file.size * 2, FIRST))
-        absent = [s for s in range(work.slot, min(stop, file.slots)) if file.claimable(s)]
+        wanted = range(work.slot, min(stop, file.slots) if self.keeps else work.slot)
+        absent = [slot for slot in wanted if file.claimable(slot)]
         amount = len(absent) << SLOT_SHIFT
-        await self._store.reserve(amount)
+        if self.keeps and not await self._reserve(work, store, amount):
+            self.keeps, amount, absent = False, 0, []
+            await file.drop(0, file.slots)
+            self._check_fits(work, store)
         # Some may have been claimed by others while it was waited for.
         claimed = {slot for slot in absent if file.claimable(slot)}
         for slot in claimed:
@@ -231,67 +269,100 @@ class Passing:
         finally:
             for slot in claimed:
                 file.claimed[slot] = 0
-            self._store.settle(amount)
+            store.settle(amount)
         if filled:
             file.put(filled)
+            store.accepted()
         return hungry
 
-    def _check_fits(self, work: Pass) -> None:
-        limit = self._store.limit
-        if work.position > SPARSE * limit or work.written > limit * 9 // 10:
-            raise too_large(limit)
+    async def _reserve(self, work: Pass, store: Store, amount: int) -> bool:
+        """Set bytes aside in the store; say whether it has room. Raises CacheFault for a disk."""
+        if isinstance(store, DiskStore):
+            await store.reserve(amount)
+            return True
+        try:
+            if work.written <= _most(store):
+                await store.reserve(amount)
+                return True
+        except CacheFault:
+            pass
+        return False
 
-    async def _conclude(self, work: Pass) -> None:
+    def _check_fits(self, work: Pass, store: Store) -> None:
+        home = self._kept.home
+        if work.position > longest(home):
+            raise too_large(home.limit)
+        if isinstance(store, DiskStore) and work.written > _most(store):
+            raise too_large(store.limit)
+        if not self.keeps and not self.wanted_whole:
+            raise CacheFault("memory cannot hold what is decompressed")
+
+    async def _conclude(self, work: Pass, store: Store) -> None:
         """Take up the length of the object, and that all of it is right."""
-        file, size = self.file, work.position
+        file, size = work.file, work.position
         if self.size is not None and size != self.size:
             failure = Damaged("less is in the compressed image than it says", said=self.size)
-            await self._fail(failure)
+            await self.fail(failure)
             raise failure
         if size != file.size:
             await file.resize(size)
-        await self._put_tail(work)
-        await self.judge()
+        if self.keeps:
+            await self._put_tail(work, store)
+        if not self.whole:
+            self._length = size
+            await file.judge(Verdict.VERIFIED)
 
     async def judge(self) -> None:
-        """Take note that the object is whole."""
+        """Take note that the object is whole, each part of it having been checked by itself."""
         if not self.whole:
-            self.whole = True
-            await self.file.judge(Verdict.VERIFIED)
+            self._length = self._kept.file.size
+            await self._kept.file.judge(Verdict.VERIFIED)
 
-    async def _put_tail(self, work: Pass) -> None:
+    async def _put_tail(self, work: Pass, store: Store) -> None:
         """Put the last slot, which is shorter than others."""
-        file, slot = self.file, work.slot
+        file, slot = work.file, work.slot
         if slot >= file.slots or not file.claimable(slot):
             return
-        await self._store.reserve(SLOT_SIZE)
+        await store.reserve(SLOT_SIZE)
         file.claimed[slot] = 1
         try:
             filled = await trio.to_thread.run_sync(work.tail, {slot}, limiter=decode_threads)
         finally:
             file.claimed[slot] = 0
-            self._store.settle(SLOT_SIZE)
+            store.settle(SLOT_SIZE)
         if filled:
             file.put(filled)
 
-    async def _fail(self, failure: NebfsError) -> None:
+    async def fail(self, failure: NebfsError) -> None:
         """Take note that the object cannot be had, now or later."""
         self.failure = failure
         if is_cut(failure):
             return
         await self.drop()
         if isinstance(failure, Damaged):
-            await self.file.judge(Verdict.MISMATCH)
+            await self._kept.file.judge(Verdict.MISMATCH)
 
     async def drop(self) -> None:
         """Let go of all that was decoded: it may be wrong."""
-        await self.file.drop(0, self.file.slots)
+        async with self._kept.held() as (file, _):
+            await file.drop(0, file.slots)
         self._on_damage()
 
 
 def is_cut(failure: NebfsError) -> bool:
     """Whether a failure is of a stream that stops too early: what came before is right."""
     return isinstance(failure, Damaged) and failure.message.endswith("image is cut off")
+
+
+def _most(store: Store) -> int:
+    """Return how many bytes one pass may write."""
+    return store.limit * 9 // 10
+
+
+def longest(store: Store) -> int:
+    """Return how many bytes an object may be long, decompressed, of a cache that is `store`."""
+    limit = store.limit if isinstance(store, DiskStore) else max(store.limit, STANDIN)
+    return SPARSE * limit
 
 
 def too_large(limit: int) -> Unsupported:

@@ -93,9 +93,9 @@ class Kept:
         return cls(file, store, memory, left=left, shown=shown, any_size=any_size)
 
     @property
-    def limit(self) -> int:
-        """Bytes that the store may take in which the object is, or would be if its disk worked."""
-        return (self._left or self.store).limit
+    def home(self) -> Store:
+        """The store in which the object is, or would be if its disk worked."""
+        return self._left or self.store
 
     async def pread(self, offset: int, length: int, bring: Bring) -> bytes | memoryview:
         """Return the bytes; `bring` gets what is missing. Raises what that raises, and Damaged."""

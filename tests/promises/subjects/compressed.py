@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,14 +19,19 @@ DISK = text(250_000) + bytes(150_000) + noise(100_001)
 
 
 @asynccontextmanager
-async def _decoded(home: Path, packed: bytes, *, known: bool = False) -> AsyncIterator[Made]:
+async def _decoded(
+    home: Path, packed: bytes, *, known: bool = False, full: bool = False, **settings
+) -> AsyncIterator[Made]:
+    """`full`: the disk is, whenever the next reader begins."""
     address = "http://host/image"
-    async with shop(home, Files({address: packed})) as made:
+    async with shop(home, Files({address: packed}), **settings) as made:
         content = made.content(address, format="raw", view="raw")
 
         async def cold() -> None:
             await made.cold()
             made.prober.forget(content)
+            if full:
+                made.store._full_until = math.inf
 
         yield Readers(lambda: made.open_disk(content), DISK, made.idle, None if known else cold)
 
@@ -54,6 +60,28 @@ async def in_one_block(home: Path) -> AsyncIterator[Made]:
 async def block_by_block(home: Path) -> AsyncIterator[Made]:
     packed = pack(DISK, "xz", "-c", "-0", "-T2", "--block-size=90000")
     async with _decoded(home, packed) as made:
+        yield made
+
+
+@subject
+async def in_one_pass_and_the_disk_is_full(home: Path) -> AsyncIterator[Made]:
+    """It goes on in memory."""
+    async with _decoded(home, pack(DISK, "xz", "-c", "-0"), full=True) as made:
+        yield made
+
+
+@subject
+async def block_by_block_and_the_disk_is_full(home: Path) -> AsyncIterator[Made]:
+    packed = pack(DISK, "xz", "-c", "-0", "-T2", "--block-size=90000")
+    async with _decoded(home, packed, full=True) as made:
+        yield made
+
+
+@subject
+async def decoded_for_each_reader(home: Path) -> AsyncIterator[Made]:
+    """There is no disk, and memory does not hold it."""
+    packed = pack(DISK, "gzip", "-c")
+    async with _decoded(home, packed, in_memory=True, limit=len(packed) + 200_000) as made:
         yield made
 
 
