@@ -1,4 +1,4 @@
-"""Which daemon answers for a path: for commands that name files in a mount."""
+"""Which daemon answers for a path, and what is said where none does."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nebfs.cli import exits
-from nebfs.cli.mounts import Mounted, mount_of, mounted_at
+from nebfs.cli.mounts import Mounted, mount_of, mount_table, mounted_at
 from nebfs.daemon import registry
 from nebfs.errors import UserError
+
+NAMED = 8
+"""Mounts that are named to who has named none: more than a few are read in 'nebfs status'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,7 @@ def place_of(path: Path, run_dir: Path) -> Place:
     found = mount_of(where)
     if found is None or not found.ours:
         raise UserError(
-            f"{path} is not in a mount of nebfs; 'nebfs status' shows what is mounted",
-            exit_code=exits.NOT_MOUNTED,
+            f"{path} is not in a mount of nebfs; {instead(run_dir)}", exit_code=exits.NOT_MOUNTED
         )
     known = registry.find(run_dir, found.mountpoint)
     if known is None:
@@ -51,6 +53,36 @@ def place_of(path: Path, run_dir: Path) -> Place:
             exit_code=exits.NOT_MOUNTED,
         )
     return Place(known, str(where.relative_to(found.mountpoint)))
+
+
+def nothing_at(where: Path, run_dir: Path) -> str:
+    """Return what is said of `where`, the mount point of no daemon that is registered in `run_dir`,
+    and what to do about it.
+    """
+    found = mounted_at(where)
+    if found is None:
+        return f"{where} is not mounted; {instead(run_dir)}"
+    if found.ours:
+        return unregistered(found)
+    return (
+        f"{where} is a mount of {found.source} ({found.fstype}), not of nebfs; {instead(run_dir)}"
+    )
+
+
+def instead(run_dir: Path) -> str:
+    """Return which mounts could have been meant, or how to get one."""
+    known = registry.registered(run_dir)
+    # A daemon that was detached lives on while its files are open, and is mounted nowhere.
+    mounted = {str(one.mountpoint) for one in mount_table() if one.ours}
+    names = [one.mountpoint for one in known if one.alive and one.mountpoint in mounted]
+    if names:
+        left = len(names) - NAMED
+        more = f" and {left} more, which 'nebfs status' shows" if left > 0 else ""
+        return f"this user has mounted {', '.join(names[:NAMED])}{more}"
+    dead = [one.mountpoint for one in known if not one.alive]
+    if dead:
+        return f"the daemon of {dead[0]} is gone: 'nebfs umount {dead[0]}' clears what it left"
+    return "nothing is mounted by this user: 'nebfs mount SOURCE MOUNTPOINT' mounts a cloud"
 
 
 def unregistered(mount: Mounted) -> str:
@@ -106,7 +138,7 @@ def daemons(
         return [place_of(mountpoint, run_dir).registration]
     found = registry.running(run_dir)
     if not found:
-        raise UserError("nothing is mounted by this user", exit_code=exits.NOT_MOUNTED)
+        raise UserError(instead(run_dir), exit_code=exits.NOT_MOUNTED)
     if only and len(found) > 1:
         names = ", ".join(one.mountpoint for one in found)
         raise UserError(f"several are mounted: say which ({names})", exit_code=exits.USAGE)

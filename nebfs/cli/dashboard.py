@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 
 from nebfs.cli import exits
-from nebfs.cli.daemons import place_of
+from nebfs.cli.daemons import daemons
 from nebfs.cli.door import say, verbose_option
 from nebfs.cli.flags import json_option, run_dir_option
-from nebfs.daemon import control, registry
+from nebfs.daemon import control
 from nebfs.daemon.registry import Registration
 from nebfs.errors import UserError
 
@@ -59,7 +59,7 @@ def dashboard(
     """
     if keep and stop:
         raise click.UsageError("--keep and --stop exclude each other")
-    registration = _meant(mountpoint, run_dir)
+    registration = daemons(mountpoint, run_dir, only=True)[0]
     socket = Path(registration.socket)
     if stop:
         answer = control.ask(socket, "DELETE", "/v1/dashboard", timeout=PATIENCE)
@@ -82,18 +82,6 @@ def dashboard(
     finally:
         _redirection(registration).unlink(missing_ok=True)
     raise UserError("the daemon has ended")
-
-
-def _meant(mountpoint: Path | None, run_dir: Path) -> Registration:
-    if mountpoint is not None:
-        return place_of(mountpoint, run_dir).registration
-    running = registry.running(run_dir)
-    if not running:
-        raise UserError("nothing is mounted by this user", exit_code=exits.NOT_MOUNTED)
-    if len(running) > 1:
-        names = ", ".join(one.mountpoint for one in running)
-        raise UserError(f"name the mount that is meant: {names}", exit_code=exits.USAGE)
-    return running[0]
 
 
 def _url(said: dict[str, object]) -> str:

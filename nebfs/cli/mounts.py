@@ -135,7 +135,11 @@ def detach(mountpoint: Path, *, lazy: bool) -> None:
             f"unmount with --lazy, which lets open files live on until they are closed"
         )
     if "not found" in said or "not mounted" in said:
-        raise UserError(f"{mountpoint} is not mounted", exit_code=NOT_MOUNTED)
+        # It was a moment ago, or we would not have been called.
+        raise UserError(
+            f"{mountpoint} is not mounted any more: somebody else has unmounted it",
+            exit_code=NOT_MOUNTED,
+        )
     raise UserError(f"{mountpoint} could not be unmounted: {said or done.returncode}")
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from nebfs.cli import exits, terminal
 from nebfs.cli.answers import dicts
-from nebfs.cli.daemons import unregistered
+from nebfs.cli.daemons import instead, nothing_at
 from nebfs.cli.door import printable, say, verbose_option
 from nebfs.cli.flags import json_option, run_dir_option
 from nebfs.cli.mounts import mounted_at, resolved
@@ -93,10 +93,10 @@ def status(
     where = None if mountpoint is None else resolved(mountpoint)
     long = long or watch or where is not None
     if watch and not as_json:
-        watched(lambda: reports_on(run_dir, where), lambda: _nothing(where))
+        watched(lambda: reports_on(run_dir, where), lambda: _nothing(run_dir, where))
     reports = reports_on(run_dir, where)
     if not reports:
-        say(_nothing(where))
+        say(_nothing(run_dir, where))
     if as_json:
         click.echo(json.dumps([one.record for one in reports], indent=2))
     elif reports:
@@ -131,14 +131,9 @@ def report_on(registration: Registration) -> Report:
     return Report(registration, "healthy" if healthy else "degraded", _troubles(answer), answer)
 
 
-def _nothing(where: Path | None) -> str:
+def _nothing(run_dir: Path, where: Path | None) -> str:
     """Return what is said where there is nothing to report on."""
-    if where is None:
-        return "nothing is mounted by this user"
-    found = mounted_at(where)
-    if found and found.ours:
-        return unregistered(found)
-    return f"{where} is not mounted"
+    return instead(run_dir) if where is None else nothing_at(where, run_dir)
 
 
 def _troubles(answer: Mapping[str, object]) -> tuple[str, ...]:

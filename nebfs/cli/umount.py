@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from nebfs.cli import exits
+from nebfs.cli.daemons import nothing_at
 from nebfs.cli.door import say, verbose_option
 from nebfs.cli.flags import run_dir_option
 from nebfs.cli.mounts import detach, is_dead, mounted_at, resolved
@@ -37,7 +38,7 @@ def umount(mountpoint: Path, lazy: bool, run_dir: Path) -> None:
     if found is None:
         if registered and not registered.alive:
             registry.unregister(run_dir, where)
-        raise UserError(f"{where} is not mounted", exit_code=exits.NOT_MOUNTED)
+        raise UserError(nothing_at(where, run_dir), exit_code=exits.NOT_MOUNTED)
     if not found.ours:
         raise UserError(
             f"{where} is a mount of {found.source} ({found.fstype}), not of nebfs: use umount",

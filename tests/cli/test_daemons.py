@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nebfs.cli import exits, mounts
-from nebfs.cli.daemons import place_of
+from nebfs.cli.daemons import NAMED, instead, nothing_at, place_of
 from nebfs.daemon import registry
 from nebfs.daemon.registry import Registration
 from nebfs.errors import UserError
@@ -55,6 +55,62 @@ def test_what_is_in_no_mount_has_no_daemon(run_dir, mount, tmp_path):
     with pytest.raises(UserError, match="not in a mount of nebfs") as failed:
         place_of(tmp_path / "x", run_dir)
     assert failed.value.exit_code == exits.NOT_MOUNTED
+
+
+@pytest.fixture
+def mounts_of_this_user(run_dir, tmp_path):
+    """Register daemons of this process, and put those that are not `detached` into the table."""
+
+    def make(*places, alive=True, detached=False):
+        for place in places:
+            made = Registration.of_this_process(run_dir, Path(place), source="h")
+            registry.register(run_dir, made if alive else replace(made, pid_started=1))
+            if not detached:
+                with mounts.MOUNTINFO.open("a") as table:
+                    table.write(f"3 1 0:3 / {place} ro - fuse.nebfs h ro\n")
+
+    return make
+
+
+REFUSING = [["status"], ["status", "-l"], ["umount"], ["explain"], ["refresh"], ["warm"], ["pin"]]
+REFUSING += [["verify"], ["dashboard"], ["cache", "usage"], ["cache", "drop"], ["cache", "map"]]
+
+
+@pytest.mark.parametrize("words", REFUSING, ids=" ".join)
+def test_every_command_says_what_could_be_meant_in_place_of_a_mount_that_there_is_not(
+    invoke, run_dir, mount, mounts_of_this_user, tmp_path, words
+):
+    none = tmp_path / "none"
+    done = invoke(*words, none, "--run-dir", run_dir)
+    assert done.exit_code == exits.NOT_MOUNTED
+    assert "nothing is mounted by this user: 'nebfs mount SOURCE MOUNTPOINT' mounts" in done.output
+    mounts_of_this_user("/mnt/one", "/mnt/two")
+    mounts_of_this_user("/mnt/detached", detached=True)
+    mounts_of_this_user("/mnt/dead", alive=False)
+    done = invoke(*words, none, "--run-dir", run_dir)
+    assert done.exit_code == exits.NOT_MOUNTED
+    assert str(none) in done.output
+    assert done.output.endswith("; this user has mounted /mnt/one, /mnt/two\n")
+
+
+def test_of_many_mounts_some_are_named(run_dir, mount, mounts_of_this_user):
+    mounts_of_this_user(*(f"/mnt/{number:02}" for number in range(NAMED + 2)))
+    assert instead(run_dir).endswith(
+        f", /mnt/{NAMED - 1:02} and 2 more, which 'nebfs status' shows"
+    )
+
+
+def test_where_only_dead_daemons_are_left_it_says_how_they_are_cleared(
+    run_dir, mount, mounts_of_this_user
+):
+    mounts_of_this_user("/mnt/dead", alive=False)
+    words = "the daemon of /mnt/dead is gone: 'nebfs umount /mnt/dead' clears what it left"
+    assert instead(run_dir) == words
+
+
+def test_the_mount_of_another_filesystem_is_none_of_nebfs(run_dir, mount):
+    said = nothing_at(Path("/"), run_dir)
+    assert said.startswith("/ is a mount of /dev/x (ext4), not of nebfs; nothing is mounted by ")
 
 
 def test_a_daemon_that_is_unknown_or_gone(run_dir, mount):

@@ -32,7 +32,7 @@ def test_one_of_several_has_to_be_named(invoke, run_dir):
     register(run_dir, "/mnt/two")
     done = invoke("dashboard", "--run-dir", run_dir)
     assert done.exit_code == 2
-    assert "name the mount that is meant: /mnt/one, /mnt/two" in done.output
+    assert "several are mounted: say which (/mnt/one, /mnt/two)" in done.output
 
 
 def test_what_is_no_mount_is_told(invoke, run_dir, tmp_path):

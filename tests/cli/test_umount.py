@@ -51,7 +51,7 @@ def fusermount(monkeypatch, tmp_path):
     ("said", "words", "code"),
     [
         ("failed to unmount /m: Device or resource busy", "in use", 1),
-        ("entry for /m not found in /etc/mtab", "is not mounted", 3),
+        ("entry for /m not found in /etc/mtab", "is not mounted any more", 3),
         ("umount: /m: not mounted.", "is not mounted", 3),
         ("failed to unmount /m: Operation not permitted", "Operation not permitted", 1),
     ],

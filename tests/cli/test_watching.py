@@ -201,10 +201,10 @@ def test_a_pipe_gets_plain_frames(daemon, tmp_path):
 def test_where_nothing_is_mounted_it_says_so_until_something_is(tmp_path):
     with Terminal(["status", "--watch", "--run-dir", tmp_path / "none"]) as terminal:
         terminal.read(lambda: terminal.frames >= 2)
-        assert terminal.rows[0] == "nothing is mounted by this user"
+        assert terminal.rows[0].startswith("nothing is mounted by this user: 'nebfs mount ")
     with Terminal(["status", "-w", "/mnt/none", "--run-dir", tmp_path / "none"]) as terminal:
         terminal.read(lambda: terminal.frames >= 2)
-        assert terminal.rows[0] == "/mnt/none is not mounted"
+        assert terminal.rows[0].startswith("/mnt/none is not mounted; nothing is mounted by ")
 
 
 def test_a_frame_that_fits_is_whole():
