@@ -123,7 +123,8 @@ class Settings(BaseSettings):
     slow_operations: Duration = 5.0
     """Seconds after which an open, a listing or a read that had to wait is counted and logged."""
     listing_deadline: Duration = 20.0
-    """Seconds that the first listing of a place may take before its directory answers an error."""
+    """Seconds that the first listing of a place may take before its directory answers an error, and
+    that `nebfs refresh` waits for a front-end that hangs."""
     connections: int = Field(default=4, ge=1, le=64)
     """Requests to one place at a time, and as many again for what a read waits for."""
     connect_timeout: Duration = 10.0

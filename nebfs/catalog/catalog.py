@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -43,10 +44,15 @@ class Survey(Protocol):
     """What takes snapshots: of everything, or of `only` one place of `previous`."""
 
     async def __call__(
-        self, previous: CloudSnapshot | None, only: Place | None = None
+        self,
+        previous: CloudSnapshot | None,
+        only: Place | None = None,
+        *,
+        patience: float = math.inf,
     ) -> CloudSnapshot:
-        """Return the new snapshot; of the other places than `only` it is the previous one. Raises
-        NebfsError.
+        """Return the new snapshot; of the other places than `only` it is the previous one.
+
+        `patience`: seconds that the front-end may take for a round of questions. Raises NebfsError.
         """
         ...
 
@@ -66,10 +72,11 @@ class _Flight:
 class Catalog:
     """Keeps a snapshot that is always whole: a new one, or the last good one with its trouble.
 
-    `survey` is handed the current snapshot. `interval` is the time between two surveys and
-    `deadline` the longest that the first one may take, in seconds. `document` is the name under
-    which the snapshot is kept: one for each front-end and user, since another user's may hold
-    what this one must not see.
+    `survey` is handed the current snapshot. `interval` is the time between two surveys, `deadline`
+    the longest that one may take for which somebody waits, the first or one that is asked for, and
+    `patience` the longest that the front-end may take for a round of questions of one that is asked
+    for; all in seconds. `document` is the name under which the snapshot is kept: one for each
+    front-end and user, since another user's may hold what this one must not see.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class Catalog:
         *,
         interval: float,
         deadline: float,
+        patience: float = math.inf,
         now: Callable[[], float] = time.time,
         document: str = "catalogue",
     ) -> None:
@@ -86,6 +94,7 @@ class Catalog:
         self._documents = documents
         self._interval = interval
         self._deadline = deadline
+        self._patience = patience
         self._now = now
         self._document = document
         self._current: CloudSnapshot | None = None
@@ -136,40 +145,62 @@ class Catalog:
             await trio.sleep(self._interval * spread)
             await self.refresh()
 
-    async def refresh(self, only: Place | None = None) -> NebfsError | None:
+    async def refresh(
+        self, only: Place | None = None, *, awaited: bool = False
+    ) -> NebfsError | None:
         """Take a new snapshot now, or join the survey that is under way.
 
         With `only`, one place is asked and the others stay as they are, and as old. While the
         snapshot is in trouble all are asked: that they are as the front-end has them, and that the
         session may still see them, is not known.
 
+        `awaited`: by somebody, who hears within `patience` that the front-end hangs, and waits no
+        longer than `deadline` for a survey that he joins, and for his own.
+
         Returns None when it went well, else why it did not; the last good snapshot then stays.
         """
+        if awaited:
+            limit = self._deadline
+            return await self._fly(limit, only, join=limit, patience=self._patience)
         # Longer than the first one may take: nobody waits for it, but it must end.
         return await self._fly(max(self._deadline, self._interval), only)
 
-    async def _fly(self, deadline: float, only: Place | None = None) -> NebfsError | None:
-        while self._flight is not None:
-            joined = self._flight
-            await joined.ended.wait()
-            if joined.finished and joined.only in {None, only}:
-                return joined.failure
+    async def _fly(
+        self,
+        deadline: float,
+        only: Place | None = None,
+        *,
+        join: float = math.inf,
+        patience: float = math.inf,
+    ) -> NebfsError | None:
+        """`join`: seconds that surveys which are under way may take, until one begins."""
+        with trio.move_on_after(join) as joining:
+            while self._flight is not None:
+                joined = self._flight
+                await joined.ended.wait()
+                if joined.finished and joined.only in {None, only}:
+                    return joined.failure
+        if joining.cancelled_caught:
+            # It goes on. A place has a deadline of its own: what takes so long is the front-end.
+            return TimedOut("the front-end did not answer in time", after=format_duration(join))
         if self._denied or self._current is None or self._current.trouble:
             only = None
         flight = self._flight = _Flight(only)
         try:
-            flight.failure = await self._attempt(deadline, only)
+            flight.failure = await self._attempt(deadline, only, patience)
             flight.finished = True
         finally:
             self._flight = None
             flight.ended.set()
         return flight.failure
 
-    async def _attempt(self, deadline: float, only: Place | None) -> NebfsError | None:
+    async def _attempt(
+        self, deadline: float, only: Place | None, patience: float
+    ) -> NebfsError | None:
         failure: NebfsError
         try:
             with trio.fail_after(deadline):
-                fresh = await self._survey(self._current, only)
+                fresh = await self._survey(self._current, only, patience=patience)
         except trio.TooSlowError:
             failure = TimedOut("the survey did not end in time", after=format_duration(deadline))
         except NebfsError as exc:

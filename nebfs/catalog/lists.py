@@ -7,12 +7,15 @@ user of the machine may use is asked with his own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import trio
+
 from nebfs.catalog.together import together
-from nebfs.errors import NebfsError, Refused
+from nebfs.errors import NebfsError, Refused, TimedOut
 from nebfs.model import (
     App,
     Datastore,
@@ -23,6 +26,7 @@ from nebfs.model import (
     Zone,
 )
 from nebfs.opennebula import app_homes, image_homes
+from nebfs.units import format_duration
 
 
 class FrontEnd(Protocol):
@@ -85,12 +89,15 @@ class Lists:
     machines: tuple[VirtualMachine, ...] | Failed = ()
 
 
-async def lists_of(front_end: FrontEnd, *, machines: bool) -> Lists:
-    """Return all of the front-end's lists. Raises what the front-end raises; but that it does not
-    tell its VMs, if `machines` are wanted, is a trouble of system datastores only.
+async def lists_of(front_end: FrontEnd, *, machines: bool, patience: float = math.inf) -> Lists:
+    """Return all of the front-end's lists, which are asked for in two rounds.
+
+    Raises what the front-end raises, and TimedOut when a round takes longer than `patience`
+    seconds; but that it does not tell its VMs, if `machines` are wanted, is a trouble of system
+    datastores only.
     """
-    asking = _Asking(front_end)
-    await together(
+    asking = _Asking(front_end, patience)
+    await asking.round(
         asking.version, asking.user, asking.zones, asking.marketplaces, asking.datastores
     )
     await asking.objects(machines=machines)
@@ -103,35 +110,47 @@ async def objects_of(front_end: FrontEnd, *, machines: bool) -> Lists:
     Raises as `lists_of` does.
     """
     asking = _Asking(front_end)
-    await together(asking.marketplaces, asking.datastores)
+    await asking.round(asking.marketplaces, asking.datastores)
     await asking.objects(machines=machines)
     return asking.lists
 
 
-async def marketplaces_of(front_end: FrontEnd) -> Lists:
+async def marketplaces_of(front_end: FrontEnd, *, patience: float = math.inf) -> Lists:
     """Return what there is of marketplaces and apps; OpenNebula lists no apps of one marketplace
     alone. Raises as `lists_of` does.
     """
-    asking = _Asking(front_end)
-    await asking.marketplaces()
-    await asking.apps()
+    asking = _Asking(front_end, patience)
+    await asking.round(asking.marketplaces)
+    await asking.round(asking.apps)
     return asking.lists
 
 
-async def datastores_of(front_end: FrontEnd, *, machines: bool) -> Lists:
+async def datastores_of(
+    front_end: FrontEnd, *, machines: bool, patience: float = math.inf
+) -> Lists:
     """Return what there is of datastores, images and, if wanted, VMs. Raises as `lists_of` does."""
-    asking = _Asking(front_end)
-    await asking.datastores()
-    await together(asking.images, *([asking.machines] if machines else []))
+    asking = _Asking(front_end, patience)
+    await asking.round(asking.datastores)
+    await asking.round(asking.images, *([asking.machines] if machines else []))
     return asking.lists
 
 
 class _Asking:
     """The questions, each of which puts its answer into `lists`."""
 
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, front_end: FrontEnd, patience: float = math.inf) -> None:
         self.lists = Lists()
         self._front_end = front_end
+        self._patience = patience
+
+    async def round(self, *questions: Callable[[], Awaitable[None]]) -> None:
+        """Ask at once. A front-end that hangs is waited for only as long as there is patience."""
+        try:
+            with trio.fail_after(self._patience):
+                await together(*questions)
+        except trio.TooSlowError:
+            after = format_duration(self._patience)
+            raise TimedOut("the front-end did not answer in time", after=after) from None
 
     async def version(self) -> None:
         self.lists.version = await self._front_end.version()
@@ -152,7 +171,7 @@ class _Asking:
         """Ask for what is in the places: these tell which ids to expect, in case a list cannot be
         sent as a whole.
         """
-        await together(self.apps, self.images, *([self.machines] if machines else []))
+        await self.round(self.apps, self.images, *([self.machines] if machines else []))
 
     async def apps(self) -> None:
         self.lists.apps = await self._front_end.apps(app_homes(self.lists.marketplaces))

@@ -8,6 +8,7 @@ and the others never notice.
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -78,15 +79,18 @@ class Surveyor:
         source: str,
         previous: CloudSnapshot | None,
         only: Place | None = None,
+        *,
+        patience: float = math.inf,
     ) -> CloudSnapshot:
         """Survey the cloud behind `front_end`, at the address `source`; or `only` one place of
         `previous`, whose other places stay as they are, and as old.
 
-        Raises what the front-end raises; places that fail are a part of the snapshot.
+        Raises what the front-end raises, and TimedOut when it takes longer than `patience` seconds
+        for a round of questions; places that fail are a part of the snapshot.
         """
         if previous is not None and only is not None:
-            return await self._one_of_cloud(front_end, previous, only)
-        lists = await lists_of(front_end, machines=self.system is not None)
+            return await self._one_of_cloud(front_end, previous, only, patience)
+        lists = await lists_of(front_end, machines=self.system is not None, patience=patience)
         return await self._places(
             without_credentials(source),
             previous,
@@ -95,7 +99,12 @@ class Surveyor:
         )
 
     async def marketplaces(
-        self, urls: Sequence[str], previous: CloudSnapshot | None, only: Place | None = None
+        self,
+        urls: Sequence[str],
+        previous: CloudSnapshot | None,
+        only: Place | None = None,
+        *,
+        patience: float = math.inf,  # noqa: ARG002 - each place has its own deadline
     ) -> CloudSnapshot:
         """Survey the public marketplaces at `urls`, without a front-end; or `only` one of them, see
         ``cloud``. Raises nothing.
@@ -107,17 +116,17 @@ class Surveyor:
         return await self._places(source, previous, Lists(), homes)
 
     async def _one_of_cloud(
-        self, front_end: FrontEnd, previous: CloudSnapshot, only: Place
+        self, front_end: FrontEnd, previous: CloudSnapshot, only: Place, patience: float
     ) -> CloudSnapshot:
         kind, number = only
         if kind == MARKETPLACE:
-            lists = await marketplaces_of(front_end)
+            lists = await marketplaces_of(front_end, patience=patience)
             homes = apps_by_marketplace(lists.marketplaces, lists.apps)
             return await self._one_market(previous, number, homes)
         old = {d.datastore.id: d for d in previous.datastores}
         parks = number in old and old[number].datastore.type is DatastoreType.SYSTEM
         machines = self.system is not None and parks
-        lists = await datastores_of(front_end, machines=machines)
+        lists = await datastores_of(front_end, machines=machines, patience=patience)
         stores = {n: listing for n, listing in old.items() if n != number}
         for home, images in images_by_datastore(lists.datastores, lists.images):
             if home.id == number:

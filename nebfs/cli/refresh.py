@@ -40,7 +40,8 @@ def refresh(ctx: click.Context, paths: tuple[Path, ...], as_json: bool, run_dir:
     all places of all mounts are asked.
 
     What is different is told: + was added, - was removed, ~ changed. The mount shows it when the
-    command ends; files that are open are not disturbed.
+    command ends; files that are open are not disturbed. A front-end that hangs is waited for as
+    long as the mount's listing_deadline says, and the last lists stay.
 
     Exits with 0 if the lists are new, 4 if a place did not give its list, 69 if the front-end or
     marketplace could not be reached, 77 if it refused the login.

@@ -6,6 +6,7 @@ from then on: see catalog/callers.py.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 
@@ -65,10 +66,12 @@ def with_callers(survey: Survey, callers: Callers | None) -> Survey:
     if callers is None:
         return survey
 
-    async def both(previous: CloudSnapshot | None, only: Place | None = None) -> CloudSnapshot:
+    async def both(
+        previous: CloudSnapshot | None, only: Place | None = None, *, patience: float = math.inf
+    ) -> CloudSnapshot:
         callers.begin_refresh()
         try:
-            return await survey(previous, only)
+            return await survey(previous, only, patience=patience)
         finally:
             await callers.refreshed()
 

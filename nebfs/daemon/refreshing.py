@@ -2,7 +2,9 @@
 
 With a path in a marketplace or datastore only that one is asked, and the front-end for what it has
 of that kind; the others stay as they are, and as old. While the whole is in trouble (see
-``trouble`` in the status) all are asked all the same.
+``trouble`` in the status) all are asked all the same. A front-end that hangs is waited for as long
+as `listing_deadline` says, and all together four times as long, as at the start; where a survey was
+under way, that long for this one first.
 
 The answer: ``refreshed`` (bool), ``trouble`` and ``kind`` (why not, and the name of the failure's
 class), ``took`` (seconds), ``asked`` (``all``, or the path of the one that was asked), ``places``
@@ -48,7 +50,7 @@ def routes(house: House, status: Status) -> Routes:
         chosen, where = await _place_at(house, path)
         before = house.catalog.current
         began = trio.current_time()
-        failure = await house.catalog.refresh(chosen)
+        failure = await house.catalog.refresh(chosen, awaited=True)
         after = house.catalog.current
         found = (
             await trio.to_thread.run_sync(changes, before, after)

@@ -112,6 +112,7 @@ async def built(settings: Settings) -> AsyncIterator[House]:
                 documents,
                 interval=settings.refresh_interval,
                 deadline=settings.start_deadline,
+                patience=settings.listing_deadline,
                 document=f"catalogue-{identity}.json",
             )
             prober = Prober(fetcher, documents, timeout=settings.listing_deadline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -184,11 +185,15 @@ class World:
         return Surveyor(market_driver, self.driver, 10.0, self.clock, self.system)
 
     def survey(
-        self, previous: CloudSnapshot | None = None, only: Place | None = None
+        self,
+        previous: CloudSnapshot | None = None,
+        only: Place | None = None,
+        *,
+        patience: float = math.inf,
     ) -> Awaitable[CloudSnapshot]:
         self.surveys += 1
         source = "http://bob:canary@one.example.org/RPC2"
-        return self.surveyor.cloud(self.cloud, source, previous, only)
+        return self.surveyor.cloud(self.cloud, source, previous, only, patience=patience)
 
 
 class Shelf:

@@ -12,12 +12,20 @@ from nebfs.catalog.saved import pack
 from nebfs.errors import BadAnswer, CacheFault, Refused, TimedOut, Unreachable
 
 INTERVAL = 300.0
-DEADLINE = 20.0
+DEADLINE = 60.0
+PATIENCE = 15.0
 
 
 @pytest.fixture
 def catalog(world, shelf):
-    return Catalog(world.survey, shelf, interval=INTERVAL, deadline=DEADLINE, now=world.clock)
+    return Catalog(
+        world.survey,
+        shelf,
+        interval=INTERVAL,
+        deadline=DEADLINE,
+        patience=PATIENCE,
+        now=world.clock,
+    )
 
 
 @pytest.fixture
@@ -207,11 +215,60 @@ async def test_a_refresh_ends_even_when_the_front_end_hangs(catalog, world, auto
     assert trio.current_time() <= INTERVAL + 1
 
 
+@pytest.mark.parametrize("only", [None, ("marketplace", 0), ("datastore", 1)])
+async def test_who_waits_for_a_refresh_soon_hears_that_the_front_end_hangs(
+    catalog, world, autojump_clock, only
+):
+    await catalog.start()
+    good = catalog.current
+    world.cloud.hangs = True
+    began = trio.current_time()
+    failure = await catalog.refresh(only, awaited=True)
+    assert trio.current_time() - began == pytest.approx(PATIENCE)
+    assert isinstance(failure, TimedOut)
+    assert str(failure) == "the front-end did not answer in time (after=15 s)"
+    assert catalog.current == replace(good, trouble=str(failure)), "the last lists stay"
+
+
+async def test_a_front_end_that_is_slow_in_each_round_and_places_that_hang_are_waited_for(
+    catalog, world, autojump_clock
+):
+    await catalog.start()
+    world.cloud.takes = 0.9 * PATIENCE
+    world.driver("fs").hangs = True
+    began = trio.current_time()
+    assert await catalog.refresh(awaited=True) is None
+    assert trio.current_time() - began > 2 * world.cloud.takes
+    assert [bool(d.trouble) for d in catalog.current.datastores] == [True]
+
+
+async def test_who_joins_a_survey_that_hangs_does_not_wait_for_its_end(
+    catalog, world, autojump_clock
+):
+    await catalog.start()
+    good = catalog.current
+    world.cloud.hangs = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(catalog.refresh)
+        await trio.sleep(1)
+        asked = world.surveys
+        began = trio.current_time()
+        failure = await catalog.refresh(awaited=True)
+        assert trio.current_time() - began == pytest.approx(DEADLINE)
+        assert isinstance(failure, TimedOut)
+        assert str(failure).startswith("the front-end did not answer in time")
+        assert world.surveys == asked
+        assert catalog.current == good
+        world.cloud.hangs = False
+        nursery.cancel_scope.cancel()
+    assert await catalog.refresh(awaited=True) is None
+
+
 async def test_it_refreshes_on_the_interval(catalog, world, autojump_clock):
     # No other timer may be pending here: the clock would jump to it while a thread still works.
     times = []
 
-    async def survey(previous, only=None):
+    async def survey(previous, only=None, *, patience):
         times.append(trio.current_time())
         if len(times) == 11:
             nursery.cancel_scope.cancel()

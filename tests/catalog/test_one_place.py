@@ -150,7 +150,7 @@ async def test_who_comes_during_a_survey_shares_it_only_if_it_asks_what_he_wants
     world.cloud.takes = 1.0
     only = []
 
-    async def noted(previous, one=None):
+    async def noted(previous, one=None, *, patience):
         only.append(one)
         return await world.survey(previous, one)
 

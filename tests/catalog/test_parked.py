@@ -88,7 +88,7 @@ async def test_what_is_slow_and_hangs_one_after_the_other_is_no_reason_not_to_st
     system.hangs = True
     surveyor = replace(world.surveyor, place_timeout=settings.listing_deadline)
 
-    async def survey(previous, only=None):
+    async def survey(previous, only=None, *, patience):
         return await surveyor.cloud(world.cloud, "http://one.example.org/RPC2", previous)
 
     catalog = Catalog(survey, shelf, interval=60, deadline=settings.start_deadline)

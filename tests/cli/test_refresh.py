@@ -101,6 +101,14 @@ def test_a_place_that_does_not_answer(refreshed):
     assert code == 4
 
 
+def test_a_front_end_that_hangs_is_told_and_that_the_last_lists_stay(refreshed):
+    trouble = "the front-end did not answer in time (after=20 s)"
+    answer = {"refreshed": False, "kind": "TimedOut", "trouble": trouble, "places": [GOOD]}
+    _, said, code = refreshed(answer, ".")
+    assert said == [f"nebfs: MNT: {trouble}; what was listed before is still shown"]
+    assert code == 69
+
+
 def test_several_paths_are_asked_one_after_the_other(refreshed):
     answer = {"asked": "datastores/B", "places": [place("B")]}
     asked, said, _ = refreshed(answer, "datastores/B", "datastores/C")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pwd
 import threading
@@ -123,7 +124,7 @@ def test_without_the_setting_there_is_nobody_to_ask():
 
 
 async def test_a_survey_asks_about_everybody_and_does_not_fail_with_them():
-    log = []
+    log, patiences = [], []
 
     class Callers:
         def begin_refresh(self):
@@ -132,8 +133,9 @@ async def test_a_survey_asks_about_everybody_and_does_not_fail_with_them():
         async def refreshed(self):
             log.append("refreshed")
 
-    async def survey(previous, only=None):
+    async def survey(previous, only=None, *, patience):
         log.append("surveyed")
+        patiences.append(patience)
         if previous == "away":
             raise Unreachable("no answer")
         return "lists"
@@ -142,6 +144,7 @@ async def test_a_survey_asks_about_everybody_and_does_not_fail_with_them():
     assert await both(None) == "lists"
     assert log == ["begun", "surveyed", "refreshed"]
     with pytest.raises(Unreachable):
-        await both("away")
+        await both("away", patience=3.0)
+    assert patiences == [math.inf, 3.0]
     assert log[3:] == ["begun", "surveyed", "refreshed"]
     assert with_callers(survey, None) is survey

@@ -112,7 +112,7 @@ class World:
         )
         front_end = FrontEnd(caller)
 
-        async def survey(previous, only=None):
+        async def survey(previous, only=None, *, patience):
             return await surveyor.cloud(front_end, "http://one/RPC2", previous)
 
         self.catalog = Catalog(survey, self, interval=300, deadline=60)

@@ -377,7 +377,7 @@ async def test_whatever_a_survey_raises_the_last_lists_stay():
 
     raised: list[BaseException] = []
 
-    async def survey(previous, only=None):
+    async def survey(previous, only=None, *, patience):
         if raised:
             raise raised.pop()
         return CloudSnapshot("x", 1.0)
