@@ -24,7 +24,7 @@ from nebfs.content.explaining import explained_decoding
 from nebfs.content.layers.here import TRANSPORTS
 from nebfs.content.profiling import lineage
 from nebfs.daemon.finding import File, Image, image_at, path_in
-from nebfs.daemon.here import VERDICTS, bytes_of, ranges_of, resting_of, size_of
+from nebfs.daemon.here import bytes_of, ranges_of, size_of, verdict_of
 from nebfs.daemon.web import Reply, Request, Routes, as_json
 from nebfs.daemon.wiring import House
 
@@ -110,7 +110,7 @@ async def _file(house: House, file: File) -> dict[str, object]:
         "published": [checksum.algorithm for checksum in content.checksums],
         "open": stack is not None,
         "cached": None,
-        "verified": "no" if content.checksums else "",
+        "verified": await verdict_of(house, file),
         "last_error": "",
         "latency": pace.latency if pace is not None and pace.latency else None,
         "rate": pace.rate if pace is not None and measured else None,
@@ -119,15 +119,9 @@ async def _file(house: House, file: File) -> dict[str, object]:
     if stack is not None:
         told |= {
             "cached": stack.facts.cached,
-            "verified": stack.facts.verified,
             "last_error": stack.facts.last_error,
             "layers": [asdict(layer) for layer in stack.layers],
         }
     elif not file.is_here and not content.volatile:
-        told["cached"] = 0
-        resting = await resting_of(house, key)
-        if resting is not None:
-            told["cached"] = resting.cached
-            if content.checksums:
-                told["verified"] = VERDICTS[resting.verdict]
+        told["cached"] = await bytes_of(house, key)
     return told
