@@ -93,6 +93,8 @@ class BlockFile:
         """1 for each slot that an order has claimed."""
         self.touched: dict[int, float] = {}
         """When each group was last read, in seconds since the epoch."""
+        self.spare = False
+        """Whether it leaves before all others: it can be made again of what is here."""
         self.corrupt = 0
         """How many slots have failed their checksum."""
         self.harm = ""
@@ -397,7 +399,7 @@ class BlockFile:
         index, self._index = self._index, None
         if index is not None:
             try:
-                index.close()
+                index.close(spare=self.spare)
             except OSError as exc:
                 log.warning("cache.index_failed", key=self.key[:12], error=str(exc))
         os.close(self.fd)

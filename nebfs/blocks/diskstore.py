@@ -118,6 +118,10 @@ class DiskStore(Store):
             raise CacheFault("the cache disk refused a write a moment ago")
         await super().reserve(amount, urgent=urgent)
 
+    def holds(self, key: str) -> bool:
+        """Whether something is here of an object, as far as that is known without a look."""
+        return super().holds(key) or key in self._resting
+
     def has_spare(self, amount: int) -> bool:
         """A tenth of the limit is left: more than ``_make_room`` makes, so that what is brought
         into that room is not followed by more making of room.
@@ -259,7 +263,7 @@ class DiskStore(Store):
                     log.warning("cache.unremovable", path=str(path), error=str(exc))
 
     def _closed(self, file: BlockFile) -> None:
-        self._resting[file.key] = (time.time(), file.disk_bytes)
+        self._resting[file.key] = (0.0 if file.spare else time.time(), file.disk_bytes)
 
     def unlock(self) -> None:
         """Let another daemon have the directory."""

@@ -185,7 +185,9 @@ class Index:
         self.header = replace(self.header, verdict=verdict, judged=now)
         os.pwrite(self.fd, self.header.encode(), 0)
 
-    def close(self) -> None:
-        """Close the file; its modification time says when the object was last used."""
-        os.utime(self.fd)
+    def close(self, *, spare: bool = False) -> None:
+        """Close the file; its modification time says when the object was last used. Of a `spare`
+        one it is the epoch, so that it is the first to leave.
+        """
+        os.utime(self.fd, (0, 0) if spare else None)
         os.close(self.fd)

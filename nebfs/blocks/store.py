@@ -121,6 +121,10 @@ class Store(abc.ABC):
         """Return an object if it is open: to look at, not to hold."""
         return self._files.get(key)
 
+    def holds(self, key: str) -> bool:
+        """Whether something is here of an object, as far as that is known without a look."""
+        return key in self._files
+
     async def discard(self, key: str, *, force: bool = False) -> int:
         """Remove what is here of an object and return how many bytes it took.
 
@@ -205,7 +209,8 @@ class Store(abc.ABC):
                 first = group * GROUP_SLOTS
                 stop = min(first + GROUP_SLOTS, file.slots)
                 if len(file.missing(first, stop)) < stop - first:
-                    yield file.touched.get(group, 0.0), file, group, file.key
+                    used = 0.0 if file.spare else file.touched.get(group, 0.0)
+                    yield used, file, group, file.key
 
     @abc.abstractmethod
     async def _open(self, key: str, size: int, source: str) -> BlockFile: ...

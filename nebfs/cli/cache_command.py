@@ -319,4 +319,6 @@ def _share(one: Mapping[str, object]) -> str:
 
 
 def _ago(one: Mapping[str, object]) -> str:
-    return f"{format_duration(max(0.0, time.time() - number(one.get('used'))))} ago"
+    used = number(one.get("used"))
+    # What can be made again is not told when it was used: it is the first to leave.
+    return f"{format_duration(max(0.0, time.time() - used))} ago" if used else "-"

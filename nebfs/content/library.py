@@ -36,6 +36,7 @@ from nebfs.content.prober import Probed, place_of
 from nebfs.content.profiling import Boots, Shelf, is_worthwhile, lineage
 from nebfs.content.stack import Reader, ReaderFacts, Source
 from nebfs.content.tasks import Tasks
+from nebfs.content.unpackings import Unpackings
 from nebfs.errors import Changed, Damaged, NebfsError, Unsupported
 from nebfs.fetcher.messages import Fetcher
 from nebfs.model import Content, Revision
@@ -147,6 +148,7 @@ class Library:
             on_seen=on_seen,
             on_damaged=on_damaged,
         )
+        self.unpackings = Unpackings(store, nursery, object_key, known)
         self._budget = None if settings.fill is None else Budget(settings.fill)
         self._opening = trio.Lock()
         self._places: LRUCache[str, _Place] = LRUCache(256)
@@ -251,8 +253,7 @@ class Library:
                     reader = below  # what is at the bottom of a chain may be a raw disk
                 else:
                     kind = probed.format.name if inside is None else inside.kind
-                    # It owns both from here on, and closes them if it fails: they are not ours
-                    # any more then.
+                    # It owns both from here on, and closes them if it fails.
                     backing, reader = reader, None
                     reader = await DISKS[kind].open(below, backing, revision)
         except BaseException:
@@ -261,7 +262,9 @@ class Library:
                     await reader.aclose()
             raise
         assert reader is not None  # noqa: S101 - there is one file at least
-        return Watched(reader, opened) if content.volatile else reader
+        if content.volatile:
+            return Watched(reader, opened)
+        return await self.unpackings.over(reader, content, opened)
 
     async def _open_decoded(
         self, file: Content, probed: Probed, kind: str, revision: Revision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -44,6 +45,8 @@ class Mapped:
         self._packed = (
             None if unpack is None else PackedBlocks(file, layout.block, _as_it_is, unpack)
         )
+        self.packs = unpack is not None
+        self.on_packed: Callable[[], None] | None = None
         self._reading = Reading()
 
     def warm(self, offset: int, length: int) -> memoryview | None:
@@ -60,10 +63,27 @@ class Mapped:
             if kinds == {ZERO}:
                 return ZEROS[:length]
             if PACKED in kinds:
+                self._tell_packed()
                 self._unpack_ahead(offset, length)
             return self._put_together(runs, offset, length)
         except NebfsError:
             return None
+
+    def packed_in(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """Return which of these bytes of the disk come out of compressed blocks, as (offset,
+        length), as far as tables in memory tell.
+        """
+        try:
+            runs = self._map.runs(offset, length, _NONE_HELD)
+        except NebfsError:
+            return []
+        return [(run.start, run.length) for run in runs if run.kind == PACKED]
+
+    def _tell_packed(self) -> None:
+        """Call `on_packed`, once."""
+        tell, self.on_packed = self.on_packed, None
+        if tell is not None:
+            tell()
 
     def _put_together(self, runs: list[Run], offset: int, length: int) -> memoryview | None:
         answer = _made_for(runs, length)
@@ -110,6 +130,7 @@ class Mapped:
         ]
         packed = {run.start // self._block: run for run in runs if run.kind == PACKED}
         if packed:
+            self._tell_packed()
             jobs.append(partial(self._unpack, packed, answer, offset))
         if jobs:
             await together(jobs)

@@ -12,7 +12,7 @@ may name any file of this machine.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final, NamedTuple
@@ -131,6 +131,7 @@ class Qcow2:
         self.cluster = 1 << header.cluster_bits
         self.tables = Tables(file, header)
         self.clusters = clusters_of(file, header)
+        self.on_packed: Callable[[], None] | None = None
         self._run = Run()
         self._planned: tuple[int, int, Plan] | None = None
 
@@ -183,6 +184,7 @@ class Qcow2:
             if plan.add([Part(self, offset, length, 0)], _NONE_HELD):
                 return None
             if plan.packed:
+                self._tell_packed()
                 self._unpack_ahead(offset, length)
             elif not plan.stored:
                 return ZEROS[:length]
@@ -194,6 +196,26 @@ class Qcow2:
         if answer is None:
             self._planned = offset, length, plan  # whoever is told None asks ``pread`` next
         return answer
+
+    packs = True
+    """An image of this format may have compressed clusters."""
+
+    def packed_in(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """Return which of these bytes of the disk come out of compressed clusters, as (offset,
+        length), as far as tables in memory tell.
+        """
+        plan = Plan()
+        try:
+            plan.add([Part(self, offset, length, 0)], _NONE_HELD)
+        except NebfsError:
+            return []
+        return [(offset + packed.at, packed.length) for packed in plan.packed]
+
+    def _tell_packed(self) -> None:
+        """Call `on_packed`, once."""
+        tell, self.on_packed = self.on_packed, None
+        if tell is not None:
+            tell()
 
     def _unpack_ahead(self, offset: int, length: int) -> None:
         """Take note of a read, and have unpacked what will be read next. Raises Damaged."""
@@ -221,6 +243,8 @@ class Qcow2:
             answer[:] = ZEROS[:length] if length <= LONGEST else bytes(length)
         jobs = [partial(_read, s, answer) for s in plan.stored if not _read_warm(s, answer)]
         wanted: dict[Qcow2, list[Packed]] = {}
+        if plan.packed:
+            self._tell_packed()
         for packed in plan.packed:
             wanted.setdefault(packed.layer, []).append(packed)
         jobs += [partial(_unpack, layer, some, answer) for layer, some in wanted.items()]

@@ -61,7 +61,7 @@ class ReadAhead:
     """Watches the reads of one open file and orders ahead of them, at most `limit` bytes."""
 
     def __init__(self, below: Reader, cached: Cached, limit: int) -> None:
-        self._below = below
+        self.below = below
         self._cached = cached
         self._limit = limit
         self._runs: list[_Run] = []
@@ -70,18 +70,18 @@ class ReadAhead:
     @property
     def revision(self) -> Revision:
         """The revision of the object below."""
-        return self._below.revision
+        return self.below.revision
 
     def warm(self, offset: int, length: int) -> memoryview | None:
         """Answer from below, taking note of the read while the object is incomplete."""
         file = self._cached.file
         if file.here != file.slots:
             self._note(offset, length)
-        return self._below.warm(offset, length)
+        return self.below.warm(offset, length)
 
     async def pread(self, offset: int, length: int) -> bytes | memoryview:
         """Answer from below. ``warm`` has taken note of this read already."""
-        return await self._below.pread(offset, length)
+        return await self.below.pread(offset, length)
 
     def _note(self, offset: int, length: int) -> None:
         end = offset + length
@@ -114,7 +114,7 @@ class ReadAhead:
 
     def facts(self) -> ReaderFacts:
         """What is known below."""
-        return self._below.facts()
+        return self.below.facts()
 
     async def aclose(self) -> None:
         """The object below is shared: whoever opened it for us closes it."""

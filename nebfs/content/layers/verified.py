@@ -95,8 +95,15 @@ class Verified:
             self._settle(verdict)
         self.follow()
 
+    @property
+    def withholds(self) -> bool:
+        """Whether a read has to wait for the verdict now, or that is a bad one."""
+        if self.verdict is not Verdict.UNKNOWN:
+            return self.verdict is Verdict.MISMATCH
+        return (self._below.file.complete and not self._overdue) or self._below.owing
+
     def _warm(self, offset: int, length: int) -> memoryview | None:
-        if (self._below.file.complete and not self._overdue) or self._below.owing:
+        if self.withholds:
             return None  # pread waits for the verdict
         return self._below.warm(offset, length)
 
