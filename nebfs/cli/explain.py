@@ -72,6 +72,10 @@ def lines(answer: Mapping[str, object]) -> Iterator[str]:
     decompressed = answer.get("decompressed")
     if isinstance(decompressed, dict):
         yield from _decompressed(decompressed)
+    unpacked = answer.get("unpacked")
+    if isinstance(unpacked, dict):
+        here = f"{_size(unpacked.get('cached'))} of {_size(unpacked.get('size'))} are kept"
+        yield _fact("unpacked", f"{here}, as {str(unpacked.get('key'))[:16]}")
     for position, file in enumerate(files, 1):
         if len(files) > 1:
             yield f"file {position} of {len(files)}"

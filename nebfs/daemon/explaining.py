@@ -12,7 +12,9 @@ its place, or null, and ``layers``, from the top down: ``name``, ``purpose``, ``
 ``decompressed`` is the object that a compressed file is decompressed into, or null: ``key``,
 ``source``, ``compression``, ``size`` (null while it is not known), ``cached``, ``frontier`` (bytes
 from its beginning that are decompressed), ``open``, ``last_error`` and ``layers``, which lie above
-those of the file. Nothing is asked of its place, and nothing is opened.
+those of the file. ``unpacked`` is the object in which it is kept what was unpacked of compressed
+clusters, or null where nothing is: ``key``, ``source``, ``size``, ``cached``. Nothing is asked of
+its place, and nothing is opened.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from nebfs.daemon.finding import File, Image, image_at, path_in
 from nebfs.daemon.here import bytes_of, ranges_of, size_of, verdict_of
 from nebfs.daemon.web import Reply, Request, Routes, as_json
 from nebfs.daemon.wiring import House
+from nebfs.model import Content
 
 
 def routes(house: House) -> Routes:
@@ -63,7 +66,14 @@ async def explained(house: House, image: Image) -> dict[str, object]:
         "profile": "" if content.locator.transport in TRANSPORTS else lineage(content),
         "files": files,
         "decompressed": await _decompressed(house, image.decompressed),
+        "unpacked": await _unpacked(house, content),
     }
+
+
+async def _unpacked(house: House, view: Content) -> dict[str, object] | None:
+    kept = house.library.unpackings.of(view)
+    cached = 0 if kept is None else await bytes_of(house, kept.key)
+    return None if kept is None or not cached else {**asdict(kept), "cached": cached}
 
 
 async def _decompressed(house: House, one: Decompressed | None) -> dict[str, object] | None:

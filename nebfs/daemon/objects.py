@@ -8,6 +8,7 @@
   its size is a guess.
 * ``GET /v1/cache/map?path=``: ``files``, a list of ``{"key", "source", "size", "cached", "ranges":
   [[start, stop], ...]}``, in bytes; what is decompressed, if anything is, comes first.
+  What was unpacked of compressed clusters is an object, too: its source ends in "(unpacked)".
 * ``POST /v1/cache/drop`` with ``{"paths": [...]}`` or ``{"all": true}``, and ``force``: ``dropped``
   (objects), ``bytes``, ``kept``, a list of ``{"key", "source", "reason"}``.
 """
@@ -19,6 +20,7 @@ import trio
 from nebfs.blocks import BlockFile, DiskStore
 from nebfs.content.layers.here import TRANSPORTS
 from nebfs.content.library import object_key
+from nebfs.content.unpackings import SHOWN
 from nebfs.daemon.finding import image_at, path_in, paths_in
 from nebfs.daemon.here import ranges_of, size_of
 from nebfs.daemon.resting import records
@@ -123,6 +125,7 @@ async def _dropped(house: House, said: dict[str, object]) -> dict[str, object]:
             wanted |= {file.key: file.content.locator.shown for file in image.files}
             if image.decompressed is not None:
                 wanted[image.decompressed.key] = image.decompressed.source
+        wanted |= await _unpacked_of(house, set(wanted.values()))
     gone: set[str] = set()
     kept = []
     freed = 0
@@ -135,6 +138,15 @@ async def _dropped(house: House, said: dict[str, object]) -> dict[str, object]:
             kept.append({"key": key, "source": source, "reason": str(exc)})
     _forget_pages(house, gone)
     return {"dropped": len(gone), "bytes": freed, "kept": kept}
+
+
+async def _unpacked_of(house: House, sources: set[str]) -> dict[str, str]:
+    """Return the objects, by key, in which it is kept what was unpacked of files that are fetched
+    anew.
+    """
+    found = {str(one["key"]): str(one["source"]) for one in await listed(house)}
+    made = {f"{source}{SHOWN}" for source in sources}
+    return {key: source for key, source in found.items() if source in made}
 
 
 def _forget_pages(house: House, keys: set[str]) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import trio
 
 from nebfs.content.disks import DISKS
-from nebfs.content.stack import Reader, ReaderFacts
+from nebfs.content.layers.unpacked import WAITING, Unpacked, room
+from nebfs.content.stack import Reader, ReaderFacts, read
 from nebfs.model import Content, Locator, Revision
 from tests.content.disk_images import make
 from tests.content.qcow2 import run
@@ -158,3 +159,44 @@ async def qcow2_over_another_far_away(home: Path) -> AsyncIterator[Made]:
             Locator("http", "http://host/top"), format="qcow2", view="raw", backing=beneath
         )
         yield Readers(lambda: made.open_disk(content), bytes(expected), made.idle, made.cold)
+
+
+@subject
+async def qcow2_of_zlib_far_away(home: Path) -> AsyncIterator[Made]:
+    """What is unpacked is kept in the cache, and answered with from there."""
+    files = Files({"http://host/image": image("qcow2", compressed=True)})
+    async with shop(home, files) as made:
+        content = Content(Locator("http", "http://host/image"), format="qcow2", view="raw")
+
+        async def opened() -> Reader:
+            await made.prober.ask(content)
+            return await made.library.open(content, made.prober.view(content).revision)
+
+        def idle() -> None:
+            made.idle()
+            assert room.left == WAITING, "something waits to be kept, of what is closed"
+
+        yield Readers(opened, disk(), idle, made.cold, lengths=(1, 4096, 70_000, 600_000))
+
+
+@subject
+async def qcow2_of_zlib_kept_before(home: Path) -> AsyncIterator[Made]:
+    """The same, of which some is kept already: reads are put together of both."""
+    files = Files({"http://host/image": image("qcow2", compressed=True)})
+    async with shop(home, files) as made:
+        content = Content(Locator("http", "http://host/image"), format="qcow2", view="raw")
+
+        async def opened() -> Reader:
+            await made.prober.ask(content)
+            return await made.library.open(content, made.prober.view(content).revision)
+
+        async def some() -> None:
+            """Keep the second 128 KiB alone."""
+            await made.cold()
+            reader = await opened()
+            await read(reader, 1 << 17, 1 << 17)
+            while isinstance(reader, Unpacked) and reader._queue:
+                await trio.lowlevel.checkpoint()
+            await reader.aclose()
+
+        yield Readers(opened, disk(), made.idle, some, lengths=(1, 4096, 70_000, 600_000))

@@ -1,0 +1,64 @@
+"""What the commands say and do about a disk of which it is kept what was unpacked."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from click.testing import CliRunner
+
+from nebfs.cli.main import nebfs_command
+
+pytestmark = pytest.mark.mounted
+
+MIB = 1 << 20
+NAME = "Alpine Linux 3.20"
+
+
+@pytest.fixture
+def nebfs(mount):
+    """Run ``nebfs WORDS`` on the mount."""
+
+    def run(*words):
+        words = [str(word) for word in words]
+        environment = {"NEBFS_RUN_DIR": str(mount.run_dir)}
+        done = CliRunner().invoke(nebfs_command, words, prog_name="nebfs", env=environment)
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def data(cloud, tools, tmp_path):
+    """An app's disk, whose image has compressed clusters."""
+    chance = random.Random(1)
+    data = b"".join(chance.randbytes(16) * 4 for _ in range(4 * MIB // 64))
+    (tmp_path / "raw").write_bytes(data)
+    packed = tmp_path / "packed.qcow2"
+    tools.run("qemu-img", "convert", "-c", "-O", "qcow2", tmp_path / "raw", packed)
+    (app,) = [app for app in cloud.apps.values() if app.name == NAME]
+    cloud.replace_app_content(app.id, packed, "2")
+    return data
+
+
+def test_explain_and_the_cache_show_it_and_it_goes_with_its_file(data, mount, nebfs):
+    published = mount.app(NAME) / f"{NAME}.qcow2"
+    disk = mount.path / "raw" / published.relative_to(mount.path).with_suffix(".raw")
+    said = json.loads(nebfs("explain", "--json", disk))
+    assert said["unpacked"] is None
+    nebfs("warm", published)
+    assert disk.read_bytes() == data
+    said = json.loads(nebfs("explain", "--json", disk))
+    kept = said["unpacked"]
+    assert (kept["size"], kept["cached"]) == (len(data), len(data))
+    assert kept["source"] == f"{said['files'][0]['source']} (unpacked)"
+    assert "unpacked    4.00 MiB of 4.00 MiB are kept" in nebfs("explain", disk)
+    rows = [row for row in nebfs("cache", "list").splitlines() if row.endswith("(unpacked)")]
+    assert [row.split()[1:6] for row in rows] == [["4.00", "MiB", "100", "%", "-"]]
+    assert disk.read_bytes() == data
+    dropped = nebfs("cache", "drop", published)
+    assert "2 " in dropped
+    assert "(unpacked)" not in nebfs("cache", "list")
+    assert disk.read_bytes() == data
