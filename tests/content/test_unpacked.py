@@ -14,7 +14,7 @@ import trio
 from nebfs.blocks import SLOT_SIZE, BlockFile, DiskStore
 from nebfs.blocks.index import Verdict
 from nebfs.content import views
-from nebfs.content.layers import blockmap_reader, qcow2_clusters, unpacked
+from nebfs.content.layers import blockmap_reader, qcow2_clusters, unpacked, unpacked_keeping
 from nebfs.content.layers.qcow2 import Qcow2
 from nebfs.content.layers.unpacked import Unpacked
 from nebfs.content.layers.watched import Watched
@@ -98,7 +98,7 @@ async def read_all(reader, step=MIB):
 async def kept(reader):
     """Wait until all that is to be kept is."""
     await trio.lowlevel.checkpoint()
-    while isinstance(reader, Unpacked) and reader._queue:
+    while isinstance(reader, Unpacked) and reader.keeping._queue:
         await trio.lowlevel.checkpoint()
 
 
@@ -143,10 +143,31 @@ async def test_the_second_read_unpacks_nothing(tmp_path, unpackings, kind, step)
         made.idle()
 
 
+@pytest.mark.parametrize("turned", [False, True])
+async def test_reads_that_begin_anywhere_are_kept_whole(tmp_path, unpackings, turned):
+    """As the kernel reads ahead of somebody who began with a small read; in pairs out of order."""
+    async with place(tmp_path, {TOP: packed(tmp_path)}) as made:
+        reader = await opened(made, content())
+        starts = [0, 16 * KIB, *range(48 * KIB, SIZE, 300 * KIB)]
+        spans = list(zip(starts, [*starts[1:], SIZE], strict=True))
+        if turned:
+            spans = [spans[n ^ 1] if n ^ 1 < len(spans) else spans[n] for n in range(len(spans))]
+        for start, end in spans:
+            assert bytes(await read(reader, start, end - start)) == DATA[start:end]
+            await kept(reader)
+        assert reader.keeping.file.complete
+        unpackings.clear()
+        assert await read_all(reader) == DATA
+        assert unpackings == []
+        await reader.aclose()
+
+
 async def test_what_is_kept_is_there_for_the_next_life(tmp_path, unpackings):
     files = {TOP: packed(tmp_path)}
     async with place(tmp_path, files) as made:
         assert await once(made, content()) == DATA
+        _, index = made.store.paths(made.library.unpackings.of(content()).key)
+        assert index.stat().st_mtime == 0, "it will not be the first to leave"
     unpackings.clear()
     async with place(tmp_path, files) as made:
         assert await once(made, content()) == DATA
@@ -196,7 +217,7 @@ async def test_of_a_plain_disk_nothing_is_kept_and_nothing_is_in_the_way(tmp_pat
     async with place(tmp_path, {TOP: tmp_path / "plain"}) as made:
         reader = await opened(made, content())
         assert await read_all(reader) == DATA
-        assert reader.warm == reader._below.warm, "each read goes through a layer more"
+        assert reader.warm == reader.below.warm, "each read goes through a layer more"
         await reader.aclose()
         assert sources(made) == {}
         assert len(made.store._resting) == 1
@@ -212,7 +233,7 @@ async def test_of_a_disk_that_is_partly_compressed_only_that_is_kept(tmp_path, u
         assert await once(made, content(), 300_000) == data
         assert unpackings == []
         reader = await opened(made, content())
-        slots = [int(one) for one in reader._file.present()]
+        slots = [int(one) for one in reader.keeping.file.present()]
         assert slots == [1] * 8 + [0] * 8 + [1] + [0] * 8 + [1] * 9
         await reader.aclose()
 
@@ -284,7 +305,7 @@ async def test_two_who_have_it_open_share_what_is_kept(tmp_path, unpackings):
             length = min(MIB, SIZE - at)
             assert bytes(await read(reader, at, length)) == DATA[at : at + length]
             await kept(reader)
-        assert one._file is other._file
+        assert one.keeping.file is other.keeping.file
         unpackings.clear()
         async with trio.open_nursery() as nursery:
 
@@ -317,7 +338,7 @@ async def test_readers_of_all_sizes_at_once(tmp_path):
             for seed in range(6):
                 nursery.start_soon(some, seed)
         await reader.aclose()
-        assert unpacked.room.left == unpacked.WAITING
+        assert unpacked_keeping.room.left == unpacked_keeping.WAITING
         made.idle()
 
 
@@ -359,12 +380,12 @@ async def test_what_is_kept_leaves_before_what_was_fetched(tmp_path):
 
 
 async def test_what_does_not_come_in_time_is_not_waited_for(tmp_path, monkeypatch, unpackings):
-    monkeypatch.setattr(unpacked.room, "left", 0)
+    monkeypatch.setattr(unpacked_keeping.room, "left", 0)
     async with place(tmp_path, {TOP: packed(tmp_path)}) as made:
         assert await once(made, content()) == DATA
         reader = await opened(made, content())
         assert await read_all(reader) == DATA
-        assert reader._file.here == 0
+        assert reader.keeping.file.here == 0
         await reader.aclose()
 
 
@@ -419,7 +440,7 @@ async def test_a_disk_that_cannot_be_read_is_read_below(tmp_path, monkeypatch):
     async with place(tmp_path, {TOP: packed(tmp_path)}) as made:
         assert await once(made, content()) == DATA
         reader = await opened(made, content())
-        broken = reader._file.fd
+        broken = reader.keeping.file.fd
         real = os.preadv, os.pread
 
         def preadv(fd, buffers, offset, flags=0):
@@ -442,12 +463,12 @@ async def test_a_slow_disk_is_not_asked_again(tmp_path, monkeypatch):
     async with place(tmp_path, {TOP: packed(tmp_path)}) as made:
         assert await once(made, content()) == DATA
         reader = await opened(made, content())
-        file = reader._file
+        file = reader.keeping.file
         monkeypatch.setattr(file, "warm", lambda *_: None)
         monkeypatch.setattr(unpacked, "SLOW", -1.0)
         assert await read_all(reader) == DATA
-        assert reader._file is None
-        assert reader.warm == reader._below.warm
+        assert reader.keeping.file is None
+        assert reader.warm == reader.below.warm
         await reader.aclose()
         made.idle()
 
@@ -459,7 +480,7 @@ async def test_a_slot_that_leaves_while_it_is_read_is_read_below(tmp_path):
         for at in range(0, SIZE, MIB):
             length = min(MIB, SIZE - at)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(reader._file.drop, 0, reader._file.slots)
+                nursery.start_soon(reader.keeping.file.drop, 0, reader.keeping.file.slots)
                 assert bytes(await reader.pread(at, length)) == DATA[at : at + length]
         await reader.aclose()
 
@@ -480,12 +501,12 @@ async def test_only_of_what_was_found_to_be_what_was_published_something_is_kept
         reader = await opened(made, disk)
         assert bytes(await read(reader, 0, MIB)) == DATA[:MIB]
         await kept(reader)
-        assert reader._file is None or not reader._file.here
+        assert reader.keeping.file is None or not reader.keeping.file.here
         (verified,) = reader._published
         for _ in range(2):
             # All of it is here after the first time: then it is compared.
             assert await read_all(reader) == DATA
-            await read(reader._below.file, 0, reader._below.file.size)
+            await read(reader.below.file, 0, reader.below.file.size)
         assert verified.verdict is Verdict.VERIFIED
         await reader.aclose()
         assert await once(made, disk) == DATA
@@ -501,18 +522,18 @@ async def test_what_is_kept_of_a_damaged_image_is_not_answered_with(tmp_path):
         for _ in range(3):
             assert await once(made, disk) == DATA
         reader = await opened(made, disk)
-        assert reader._file.here == reader._file.slots
+        assert reader.keeping.file.here == reader.keeping.file.slots
         (verified,) = reader._published
         verified._settle(Verdict.MISMATCH)
         calls = []
-        reader._below.warm = lambda *span: calls.append(span)
+        reader.below.warm = lambda *span: calls.append(span)
         with pytest.raises(Damaged):
-            await reader._below.file.pread(0, 1)
+            await reader.below.file.pread(0, 1)
 
         async def refuse(*span):
             raise Damaged("the copy at its source is damaged")
 
-        reader._below.pread = refuse
+        reader.below.pread = refuse
         assert reader.warm(0, MIB) is None
         with pytest.raises(Damaged):
             await reader.pread(0, MIB)
@@ -532,7 +553,7 @@ async def test_while_a_verdict_is_awaited_what_is_kept_waits_too(tmp_path):
         assert reader.warm(0, MIB) is not None
         verified.verdict = Verdict.UNKNOWN  # as of one that was completed this moment
         asked = []
-        reader._below.warm = lambda *span: asked.append(span)
+        reader.below.warm = lambda *span: asked.append(span)
         assert reader.warm(0, MIB) is None
         assert asked == [(0, MIB)]
         verified.verdict = Verdict.VERIFIED
@@ -574,5 +595,5 @@ async def test_closing_in_the_middle_leaves_nothing_waiting(tmp_path):
                 assert bytes(await read(reader, at, MIB)) == DATA[at : at + MIB]
             await reader.aclose()
             made.idle()
-            assert unpacked.room.left == unpacked.WAITING
+            assert unpacked_keeping.room.left == unpacked_keeping.WAITING
         assert await once(made, content()) == DATA

@@ -14,7 +14,8 @@ from pathlib import Path
 import trio
 
 from nebfs.content.disks import DISKS
-from nebfs.content.layers.unpacked import WAITING, Unpacked, room
+from nebfs.content.layers.unpacked import Unpacked
+from nebfs.content.layers.unpacked_keeping import WAITING, room
 from nebfs.content.stack import Reader, ReaderFacts, read
 from nebfs.model import Content, Locator, Revision
 from tests.content.disk_images import make
@@ -195,7 +196,7 @@ async def qcow2_of_zlib_kept_before(home: Path) -> AsyncIterator[Made]:
             await made.cold()
             reader = await opened()
             await read(reader, 1 << 17, 1 << 17)
-            while isinstance(reader, Unpacked) and reader._queue:
+            while isinstance(reader, Unpacked) and reader.keeping.waiting:
                 await trio.lowlevel.checkpoint()
             await reader.aclose()
 
