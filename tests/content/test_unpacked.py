@@ -20,7 +20,7 @@ from nebfs.content.layers.unpacked import Unpacked
 from nebfs.content.layers.watched import Watched
 from nebfs.content.stack import read
 from nebfs.errors import CacheFault, Damaged
-from nebfs.model import Checksum, Content, Locator
+from nebfs.model import Checksum, Content, Locator, Revision
 from tests.content.disk_images import make
 from tests.content.qcow2 import opened as qcow2_opened
 from tests.content.qcow2 import run
@@ -167,7 +167,8 @@ async def test_what_is_kept_is_there_for_the_next_life(tmp_path, unpackings):
     async with place(tmp_path, files) as made:
         assert await once(made, content()) == DATA
         _, index = made.store.paths(made.library.unpackings.of(content()).key)
-        assert index.stat().st_mtime == 0, "it will not be the first to leave"
+        (used, _) = made.store._resting[index.stem]
+        assert used == index.stat().st_mtime == 0, "it will not be the first to leave"
     unpackings.clear()
     async with place(tmp_path, files) as made:
         assert await once(made, content()) == DATA
@@ -265,6 +266,19 @@ async def test_another_version_is_another_object(tmp_path):
         assert await once(made, content()) == other
 
 
+async def test_an_image_elsewhere_with_the_same_length_and_etag_is_another_object(
+    tmp_path, monkeypatch
+):
+    one, other = packed(tmp_path).read_bytes(), packed(tmp_path, text(SIZE, 9)).read_bytes()
+    length = max(len(one), len(other))
+    monkeypatch.setattr(Files, "revision", lambda *_: Revision(length, '"1"'))
+    async with shop(tmp_path, Files({})) as made:
+        made.files.files = {TOP: one.ljust(length, b"\0"), BELOW: other.ljust(length, b"\0")}
+        for _ in range(2):
+            assert await once(made, content()) == DATA
+            assert await once(made, content(BELOW)) == text(SIZE, 9)
+
+
 async def test_of_what_others_may_write_to_nothing_is_kept(tmp_path):
     async with place(tmp_path, {TOP: packed(tmp_path)}) as made:
         reader = await opened(made, content(volatile=True))
@@ -360,7 +374,8 @@ async def test_without_room_to_spare_nothing_is_kept_and_nothing_leaves(tmp_path
         assert sum(sources(made).values()) < MIB
 
 
-async def test_what_is_kept_leaves_before_what_was_fetched(tmp_path):
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_what_is_kept_leaves_before_what_was_fetched(tmp_path, is_open):
     first, second = packed(tmp_path), tmp_path / "second"
     second.write_bytes(random.Random(5).randbytes(3 * MIB))
     size = len(first.read_bytes())
@@ -370,6 +385,12 @@ async def test_what_is_kept_leaves_before_what_was_fetched(tmp_path):
         assert await once(made, content()) == DATA
         assert sum(sources(made).values()) >= SIZE // 2
         fetched = made.content(TOP)
+        disk = await opened(made, content()) if is_open else None
+        if disk is not None:
+            assert await read_all(disk) == DATA
+            # What it is made of was used long ago.
+            touched = disk.below.file._cached.file.touched
+            touched.update(dict.fromkeys(touched, 1.0))
         reader = await made.open(made.content(BELOW))
         assert await read_all(reader) == second.read_bytes()
         await reader.aclose()
@@ -377,6 +398,9 @@ async def test_what_is_kept_leaves_before_what_was_fetched(tmp_path):
         reader = await made.open(fetched)
         assert reader._cached.file.complete
         await reader.aclose()
+        if disk is not None:
+            assert await read_all(disk) == DATA
+            await disk.aclose()
 
 
 async def test_what_does_not_come_in_time_is_not_waited_for(tmp_path, monkeypatch, unpackings):
@@ -389,19 +413,24 @@ async def test_what_does_not_come_in_time_is_not_waited_for(tmp_path, monkeypatc
         await reader.aclose()
 
 
-async def refuse_to_write(monkeypatch):
+async def test_a_disk_that_refuses_costs_what_would_be_kept(tmp_path, monkeypatch):
     def record(self, slot, view):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(BlockFile, "record", record)
-
-
-async def test_a_disk_that_refuses_costs_what_would_be_kept(tmp_path, monkeypatch):
-    await refuse_to_write(monkeypatch)
+    monkeypatch.setattr(unpacked_keeping, "PAUSE", 0.0)
     async with place(tmp_path, {TOP: packed(tmp_path)}) as made:
-        for _ in range(2):
-            assert await once(made, content()) == DATA
+        reader = await opened(made, content())
+        with monkeypatch.context() as patched:
+            patched.setattr(BlockFile, "record", record)
+            for _ in range(2):
+                assert await read_all(reader) == DATA
+        assert reader.keeping.file.here == 0
         assert made.store.faults == 0
+        assert made.store.reserved == 0
+        # It works again.
+        assert await read_all(reader) == DATA
+        assert reader.keeping.file.complete
+        await reader.aclose()
         made.idle()
 
 
