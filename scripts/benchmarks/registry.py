@@ -42,7 +42,7 @@ CASES = (
     Case("warm", "a whole image again, page cache dropped", _one(warm.warm)),
     Case("random-warm", "random 4 KiB of it, page cache dropped", _one(warm.random_warm)),
     Case("random-streaming", "the same while others stream in", _one(warm.random_streaming)),
-    Case("raw", "the disks inside qcow2 images, page cache dropped", inside.raw, quick=False),
+    Case("raw", "the disks inside qcow2 images again, page cache dropped", inside.raw, quick=False),
     Case("qcow2", "the reader of qcow2 images, beside qemu-img", inside.reader, quick=False),
     Case(
         "decode",

@@ -77,7 +77,9 @@ def _shown(bench: Bench, peer: Peer, image: Image, home: Path) -> Iterator[tuple
 
 
 def raw(bench: Bench) -> list[Result]:
-    """The whole disk in sequence, once it has been read: nebfs has the image in its cache."""
+    """The whole disk in sequence, as at a user's second boot: it has been read once, so that nebfs
+    has the image in its cache, and what was unpacked of it.
+    """
     disk, images = disks(bench, RAW_LAYOUTS)
     results = []
     for layout, image in zip(RAW_LAYOUTS, images, strict=True):
