@@ -33,7 +33,7 @@ METHOD = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class UnpackedObject:
     """An object of the cache with what was unpacked of a disk. `size`: bytes of the disk."""
 
     key: str
@@ -57,7 +57,7 @@ class Unpackings:
         self._key_of = key_of
         self._known = known
 
-    def of(self, view: Content) -> Kept | None:
+    def of(self, view: Content) -> UnpackedObject | None:
         """Return the object for a raw view; None: there can be none, or too little is known.
 
         Of what others may write to nothing is kept, nor of what is read in place: its version is
@@ -77,7 +77,7 @@ class Unpackings:
             kind = probed.format.name if probed.inside is None else probed.inside.kind
             facts.append((self._key_of(file, probed.revision), kind))
         key = hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass")).hexdigest()
-        return Kept(key, files[0].locator.shown + SHOWN, whole.revision.size)
+        return UnpackedObject(key, files[0].locator.shown + SHOWN, whole.revision.size)
 
     async def over(self, reader: Reader, view: Content, files: Sequence[Reader]) -> Reader:
         """Return a reader that keeps what `reader` unpacks, the disk in a raw view made of `files`:
