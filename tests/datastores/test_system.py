@@ -226,13 +226,32 @@ async def test_links_among_a_disk_s_files_are_not_followed_and_circles_end(place
 
 
 @pytest.mark.parametrize(
-    ("place_at", "length"), [(104, 5000), (104, 0), (1 << 40, 10), (1 << 20, 100)]
+    ("place_at", "length", "size"),
+    [
+        (104, 5000, 512),  # the name is cut off
+        (104, 0, 512),
+        (1 << 20, 100, 512),
+        (104, 1024, 4 << 20),  # it is all there, and no name that QEMU would read
+        (1 << 21, 10, 4 << 20),
+        (1 << 40, 10, 4 << 20),
+    ],
 )
-async def test_a_damaged_header_is_an_error(place, place_at, length):
+async def test_a_damaged_header_is_an_error(place, place_at, length, size):
     head = b"QFI\xfb" + (3).to_bytes(4, "big") + place_at.to_bytes(8, "big")
-    (place.vm / "disk.0").write_bytes((head + length.to_bytes(4, "big")).ljust(512, b"\0"))
+    (place.vm / "disk.0").write_bytes(head + length.to_bytes(4, "big"))
+    os.truncate(place.vm / "disk.0", size)
     (part,) = await place.disks(MachineDisk(0, "FILE", "qcow2"))
     assert "header is damaged" in part.trouble.reason
+
+
+async def test_the_longest_name_of_a_backing_file_is_read(place):
+    name = "n" * 1023
+    head = (
+        b"QFI\xfb" + (3).to_bytes(4, "big") + (104).to_bytes(8, "big") + (1023).to_bytes(4, "big")
+    )
+    (place.vm / "disk.0").write_bytes(head.ljust(104, b"\0") + name.encode())
+    (part,) = await place.disks(MachineDisk(0, "FILE", "qcow2"))
+    assert "header is damaged" not in part.trouble.reason
 
 
 async def test_what_is_no_file_is_never_waited_for(place):
