@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 import pytest
 
-from nebfs.cli.scrubbing import Scrubber
+from nebfs.cli.scrubbing import REMOVED, Scrubber, secrets_of
+from nebfs.config import load
 from nebfs.daemon import registry
 
 ODD = "canary pass/word+%&é"  # as it is, quoted and in base64 it looks different each time
@@ -130,6 +131,57 @@ def test_nothing_is_overwritten(invoke, home):
     done = invoke("support-bundle", "-c", home / "nebfs.toml", "-o", home / "link")
     assert done.exit_code == 1
     assert not (home / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("said 'Basic Y2FuYXJ5OmNhbmFyeQ==' to it", f"said 'Basic {REMOVED}' to it"),
+        ("said: bearer canary.jwt-token_1/+~", f"said: bearer {REMOVED}"),
+        ("signed by AKIACANARY0123456789,", f"signed by {REMOVED},"),
+        ("signed by ASIACANARY0123456789,", f"signed by {REMOVED},"),
+        ("password=canary, x=1", f"password={REMOVED}, x=1"),
+        ("'Authorization': 'canary canary'", f"'Authorization': {REMOVED}"),
+        ("-----BEGIN RSA PRIVATE KEY-----\ncanary", REMOVED),
+        ("http://u:canary@h/p?canary=canary", "http://h/p"),
+    ],
+)
+def test_what_nobody_knows_to_be_secret_is_told_by_each_form(text, shown):
+    """One form in each text: no other would take it away."""
+    assert Scrubber([]).clean(text) == shown
+
+
+def test_secrets_are_looked_for_wherever_they_can_be(tmp_path, monkeypatch):
+    """Those that the bundle above does not have one of each by itself."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def written(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o600)
+        return str(path)
+
+    def secrets(**overrides):
+        return set(secrets_of(load(None, overrides), {}, tmp_path))
+
+    written(".one/one_auth", "me:usual session\n")
+    found = set(secrets_of(None, {}, tmp_path))
+    assert {"me:usual session", "usual session"} <= found, "also where the settings are refused"
+    auth = written("auth", "me:own session\n")
+    found = secrets(source="http://h:2633/RPC2", auth_file=auth)
+    assert {"me:own session", "own session"} <= found
+    found = secrets(marketplaces=["one+https://user:market@h/?token=query"])
+    assert {"user:market", "market", "query"} <= found
+    tables = '["https://u:address@a"]\nproxy = "http://u:value@p:1"\ntoken = "named"\n'
+    found = secrets(credentials_file=written("credentials.toml", tables))
+    assert {"address", "value", "named"} <= found
+    found = secrets(credentials_file=written("broken.toml", f"{tables}[broken"))
+    assert "named" in found
+    usual = written("usual", "[client.x]\n\tkey = usual==\n")
+    own = written("own", "[client.x]\n\tkey = own==\n")
+    found = secrets(ceph={"keyring": usual, "datastores": {"7": {"keyring": own}}})
+    assert {"usual==", "own=="} <= found
 
 
 def test_what_is_no_secret_stays():
