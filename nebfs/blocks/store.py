@@ -29,6 +29,12 @@ log = structlog.get_logger()
 
 GROUP_SLOTS = 1 << (GROUP_SHIFT - SLOT_SHIFT)
 
+PATIENCE = 10.0
+"""Seconds without any reservation having ended after which an order no longer waits for one. Orders
+of a place that stands still keep their room for as long as they are tried: readers of other places
+are not to wait for that, and where room is never given back, nobody waits for ever.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class StoreStatistics:
@@ -152,7 +158,8 @@ class Store(abc.ABC):
     async def reserve(self, amount: int, *, urgent: bool = True) -> None:
         """Set `amount` bytes aside for an order, making room if needed. Raises CacheFault.
 
-        Where only other orders' reservations are in the way, an urgent one waits for them to end.
+        Where only other orders' reservations are in the way, an urgent one waits for them to end,
+        and for the next: until none has ended for PATIENCE.
         Whoever reserved calls ``settle`` with the same amount once the order has ended.
         """
         while self.used + self.reserved + amount > self.limit or not self._disk_has(amount):
@@ -162,7 +169,10 @@ class Store(abc.ABC):
             except CacheFault:
                 if not urgent or not self.reserved or amount > self.limit:
                     raise
-                await self._settled.wait()
+                with trio.move_on_after(PATIENCE) as patience:
+                    await self._settled.wait()
+                if patience.cancelled_caught:
+                    raise
         self.reserved += amount
 
     def settle(self, amount: int) -> None:

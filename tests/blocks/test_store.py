@@ -15,6 +15,7 @@ from xxhash import xxh3_64_intdigest
 from nebfs.blocks import SLOT_SIZE, DiskStore, Documents, MemoryStore, resting
 from nebfs.blocks.diskstore import in_memory
 from nebfs.blocks.index import Header
+from nebfs.blocks.store import PATIENCE
 from nebfs.errors import CacheFault, UserError
 from nebfs.model import Filled
 
@@ -29,11 +30,14 @@ def key(number: int) -> str:
 async def fill(store, file, first, stop):
     """Reserve, bring slots of other than zeros, settle: an order's life."""
     amount = (stop - first) * SLOT_SIZE
+    before = store.reserved
     await store.reserve(amount)
+    assert store.reserved == before + amount
     for slot in range(first, stop):
         os.pwrite(file.fd, b"x" * SLOT_SIZE, slot * SLOT_SIZE)
         file.put([Filled(slot, SLOT_SIZE, 0, zero=False)])
     store.settle(amount)
+    assert store.reserved == before, "a reservation was not given back"
 
 
 @pytest.fixture
@@ -199,17 +203,52 @@ async def test_documents_are_whole_or_not_there(tmp_path):
     assert await Documents(None).load("x") is None
 
 
-async def test_an_urgent_order_waits_for_others_reservations_and_a_patient_one_does_not():
+async def test_an_urgent_order_waits_for_others_reservations_and_a_patient_one_does_not(
+    autojump_clock,
+):
     store = MemoryStore(8 * MIB)
     await store.reserve(6 * MIB)
     with pytest.raises(CacheFault, match="no room"):
         await store.reserve(4 * MIB, urgent=False)
+    began = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.reserve, 4 * MIB)
         await trio.testing.wait_all_tasks_blocked()
         assert store.reserved == 6 * MIB
         store.settle(6 * MIB)
+        assert store.reserved == 0, "a reservation was not given back"
+    assert trio.current_time() - began < 1, "whoever waits was not woken"
     assert store.reserved == 4 * MIB
+
+
+async def test_nobody_waits_for_ever_for_a_reservation_that_is_not_given_back(autojump_clock):
+    store = MemoryStore(8 * MIB)
+    await store.reserve(6 * MIB)
+    began = trio.current_time()
+    with trio.fail_after(10 * PATIENCE), pytest.raises(CacheFault, match="no room"):
+        await store.reserve(4 * MIB)
+    assert trio.current_time() - began == pytest.approx(PATIENCE)
+    assert store.reserved == 6 * MIB
+
+
+async def test_an_order_waits_as_long_as_others_go_on_to_end(autojump_clock):
+    store = MemoryStore(8 * MIB)
+    began = trio.current_time()
+
+    async def other(seconds):
+        await store.reserve(2 * MIB)
+        await trio.sleep(seconds)
+        store.settle(2 * MIB)
+
+    with trio.fail_after(10 * PATIENCE):
+        async with trio.open_nursery() as nursery:
+            for number in range(1, 5):
+                nursery.start_soon(other, 0.8 * PATIENCE * number)
+            await trio.testing.wait_all_tasks_blocked()
+            assert store.reserved == 8 * MIB
+            await store.reserve(8 * MIB)
+    assert trio.current_time() - began == pytest.approx(3.2 * PATIENCE)
+    assert store.reserved == 8 * MIB
 
 
 async def test_a_closed_file_takes_and_gives_nothing(make):
