@@ -23,6 +23,12 @@ from tests.promises.images import mount_of, web_of
 pytestmark = [pytest.mark.mounted, pytest.mark.nginx]
 
 IMAGES, SIZE, READERS, SECONDS = 8, 12 * MIB, 32, 4.0
+ENDING = 30.0
+"""Seconds in which whoever reads ends, of which each has one read to wait for."""
+
+IDLE = 20.0
+"""Seconds in which what was ordered ahead of readers has ended, too."""
+
 CACHE = 48 * MIB
 """Half of what is read: all the time something has to leave."""
 
@@ -118,6 +124,7 @@ class Gauges:
         import socket
 
         with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(10)
             line.connect(str(self._socket))
             line.sendall(b"GET /metrics HTTP/1.1\r\nhost: nebfs\r\n\r\n")
             said = b""
@@ -181,6 +188,8 @@ def read_much(mount, stop, failures, number):
         while not stop.is_set():
             with open(path, "rb", buffering=0) as file:
                 for _ in range(8):
+                    if stop.is_set():
+                        break
                     length = choose.choice((4096, 70_000, MIB))
                     offset = choose.randrange(SIZE - length)
                     if os.pread(file.fileno(), length, offset) != content[offset:][:length]:
@@ -198,6 +207,14 @@ def refresh_much(socket, stop):
             return
 
 
+def in_time(left, seconds):
+    """Return what is `left` once nothing is, or after so many seconds."""
+    until = time.monotonic() + seconds
+    while (found := left()) and time.monotonic() < until:
+        time.sleep(0.2)
+    return found
+
+
 def test_the_limits_hold_under_load_and_the_gauges_return(mounted, web):
     mount = mounted
     for number in range(IMAGES):  # each was open once: what that leaves is the level
@@ -211,22 +228,42 @@ def test_the_limits_hold_under_load_and_the_gauges_return(mounted, web):
     mount.servers.front_end.delay = 0.05  # long enough for a third question to show itself
     stop, failures, most = threading.Event(), [], Most()
     control = next(mount.run_dir.glob("*.sock"))
-    busy = [
-        threading.Thread(target=read_much, args=(mount, stop, failures, n)) for n in range(READERS)
-    ] + [threading.Thread(target=refresh_much, args=(control, stop)) for _ in range(3)]
+    work = [(f"reader {n}", read_much, (mount, stop, failures, n)) for n in range(READERS)]
+    work += [(f"refresher {n}", refresh_much, (control, stop)) for n in range(3)]
+    # As daemons: one that hangs must not keep the tests from ending.
+    busy = [threading.Thread(name=n, target=to, args=by, daemon=True) for n, to, by in work]
+    try:
+        for thread in busy:
+            thread.start()
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until:
+            most.note(gauges.told())
+            most.note({("connections", name): n for name, n in gauges.connections().items()})
+            most.note({("du",): gauges.on_disk()})
+            time.sleep(0.05)
+    finally:
+        stop.set()
+
+    def above_zero():
+        now = gauges.told()
+        return {key: now[key] for key in now if key[0] in ZERO and now[key]}
+
+    def above_level():
+        now = gauges.told()
+        level = [key for key in now if key[0] in LEVEL and key not in KEPT]
+        return {key: (before[key], now[key]) for key in level if now[key] > before[key]}
+
+    until = time.monotonic() + ENDING
     for thread in busy:
-        thread.start()
-    until = time.monotonic() + SECONDS
-    while time.monotonic() < until:
-        most.note(gauges.told())
-        most.note({("connections", name): n for name, n in gauges.connections().items()})
-        most.note({("du",): gauges.on_disk()})
-        time.sleep(0.05)
-    stop.set()
-    for thread in busy:
-        thread.join(30)
-        assert not thread.is_alive(), "a reader hangs"
-    assert failures == []
+        thread.join(max(0.0, until - time.monotonic()))
+    hanging = [thread.name for thread in busy if thread.is_alive()]
+    if hanging:
+        said = f"gauges left: {above_zero()}; failures: {failures}; these hang: {hanging}"
+        mount.kill()  # their reads end with it: else they would outlast this test
+        pytest.fail(said)
+    assert failures == [], f"gauges left: {above_zero()}"
+    # Before all else: what is never given back is why other things go wrong.
+    assert in_time(above_zero, IDLE) == {}, "gauges that are not zero when nobody reads"
 
     seen = most.seen
     assert seen[("nebfs_open_objects",)] == IMAGES
@@ -245,17 +282,9 @@ def test_the_limits_hold_under_load_and_the_gauges_return(mounted, web):
     sockets = seen[("nebfs_process_open_sockets", "fetcher")]
     assert sockets > before[("nebfs_process_open_sockets", "fetcher")], "connections are sockets"
 
-    def left():
-        now = gauges.told()
-        above = {key: now[key] for key in now if key[0] in ZERO and now[key]}
-        level = [key for key in now if key[0] in LEVEL and key not in KEPT]
-        return above | {key: (before[key], now[key]) for key in level if now[key] > before[key]}
-
     # trio keeps a thread that has nothing to do for ten seconds.
-    until = time.monotonic() + 40
-    while left() and time.monotonic() < until:
-        time.sleep(0.2)
-    assert left() == {}
+    assert in_time(above_level, 40) == {}, "gauges that have not returned (before, now)"
+    assert above_zero() == {}
     assert gauges.connections() == {"places": 0, "oned": 0}
     assert gauges.on_disk() <= CACHE + OVERHEAD
     assert gauges.told()[("nebfs_cache_used_bytes", "memory")] == 0
