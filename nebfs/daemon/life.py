@@ -103,6 +103,7 @@ async def _live(
         )
         past = History(counts_of(house))
         nursery.start_soon(lasting, past.run)
+        nursery.start_soon(lasting, arenas.give_back)
         if settings.metrics:
             heard = listening.listen_at(settings.metrics, "metrics")
             await nursery.start(listening.serve, heard, metrics.routes(house, status))

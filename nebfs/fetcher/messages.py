@@ -12,6 +12,7 @@ from typing import Protocol
 from nebfs.model import Filled, Locator, Revision
 
 __all__ = [
+    "SLOW",
     "Call",
     "CallAnswer",
     "CallRequest",
@@ -21,6 +22,10 @@ __all__ = [
     "Filled",
     "Progress",
 ]
+
+SLOW = 2.0
+"""Seconds after which a cache disk is left that takes so long for a few blocks (4 MiB at most), to
+write them or to give them back: below 2 MiB/s it keeps readers longer than most places do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,12 @@ from collections.abc import Callable, Sequence
 import xxhash
 
 from nebfs.errors import CacheFault
+from nebfs.fetcher.messages import SLOW
 from nebfs.model import Filled
 
 BUFFER_SIZE = 1 << 20
 """Bytes gathered before they are written: large enough to make a write's and a report's fixed cost
 vanish, small enough to stay in the processor's cache between the copy, the hash and the write."""
-
-SLOW = 2.0
-"""Seconds that writing one run of slots (4 MiB at most) may take in all: a disk that is slower than
-2 MiB/s keeps readers longer than most places do, and the whole process waits while it writes."""
 
 _SPARE_BUFFERS = 8
 """Buffers of each size kept for the next transfer: as many as there are usually transfers at once.
@@ -208,5 +205,5 @@ class SlotWriter:
                     "the cache file could not be written", reason=exc.strerror, errno=exc.errno
                 ) from exc
         self._seconds += time.monotonic() - began
-        if self._seconds > SLOW:
+        if self._seconds > SLOW:  # and the whole process waits while it writes
             raise CacheFault("the cache disk is slow", seconds=round(self._seconds, 1))

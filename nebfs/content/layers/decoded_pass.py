@@ -16,8 +16,8 @@ import trio
 from nebfs.blocks import SLOT_SIZE, BlockFile
 from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.content.decoders import decoder
-from nebfs.content.layers.kept import SLOW
 from nebfs.errors import CacheFault, Damaged
+from nebfs.fetcher.messages import SLOW
 from nebfs.model import Filled
 from nebfs.units import MIB
 

@@ -15,15 +15,12 @@ import trio
 
 from nebfs.blocks import BlockFile, DiskStore, MemoryStore, Store
 from nebfs.errors import CacheFault, Damaged
+from nebfs.fetcher.messages import SLOW
 
 log = structlog.get_logger()
 
 ROUNDS = 8
 """How often a read starts over because slots came and left again before it could take them."""
-
-SLOW = 2.0
-"""Seconds after which a disk is left that does not give back a few blocks: as for writing, see
-fetcher/slots.py."""
 
 HARMED = 2
 """How often one read takes what the disk has harmed for a bad block, which is written anew. A disk

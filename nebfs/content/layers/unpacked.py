@@ -29,13 +29,10 @@ from nebfs.content.layers.unpacked_keeping import Keeping
 from nebfs.content.layers.verified import Verified
 from nebfs.content.layers.zeros import LONGEST
 from nebfs.content.stack import Reader, ReaderFacts, read
+from nebfs.fetcher.messages import SLOW
 from nebfs.model import Revision
 
 log = structlog.get_logger()
-
-SLOW: Final = 2.0
-"""Seconds after which a disk that does not give back a few blocks is not asked again: see
-cached.py, which leaves it then."""
 
 OPENING: Final = 1.0
 """Seconds for which opening a disk waits for what was kept of it: it can be read without that."""

@@ -21,7 +21,7 @@ from tests.promises.soak.board import Board
 from tests.promises.soak.oracle import Handle, Oracle
 from tests.promises.soak.pictures import draw
 from tests.promises.soak.troubles import LONG, Happened, Pace, Troubles
-from tests.promises.soak.verdict import Check, at_rest, bounded, flat, moderate, none
+from tests.promises.soak.verdict import WARM, Check, at_rest, bounded, flat, moderate, none
 from tests.promises.soak.watching import Watching, children, cpu
 from tests.promises.soak.world import KINDS, MARKETS, World, world
 
@@ -77,7 +77,7 @@ class Report:
             return name, [values[0], *(max(0.0, value) for value in values)]
 
         for name, title, lines in (
-            ("memory", "Memory (PSS), MiB", [
+            ("memory", "Memory, MiB", [
                 line("daemon", "daemon_memory"), line("fetcher", "fetcher_memory")]),
             ("cache", "The cache, MiB", [
                 line("limit", "limit"), line("on the disk", "disk")]),
@@ -233,7 +233,7 @@ def soak(
         (home / "plan.json").write_text(json.dumps(plan))
         before = watching.sample()
         choose = random.Random(seed)
-        troubles = Troubles(made, mount.pid, sock, choose, pace)
+        troubles = Troubles(made, mount.pid, sock, choose, pace, WARM * minutes * 60)
         running = Soak(made, mount, board, found, watching, troubles, [], pace)
         for slot in range(len(readers)):
             running.processes.append(_started(home, slot))

@@ -70,6 +70,9 @@ class Troubles:
     socket: Path
     choose: random.Random
     pace: Pace
+    kills_until: float
+    """Seconds of the run in which the fetcher is killed: of one that is a new one every few minutes
+    nobody could see whether it grows."""
     started: float = field(default_factory=time.monotonic)
     happened: list[Happened] = field(default_factory=list)
     _active: dict[str, tuple[str, float, float, Callable[[], None]]] = field(default_factory=dict)
@@ -108,8 +111,10 @@ class Troubles:
                 *((WEB, what) for what in (REFUSED, STALLED, CUT, SLOW, *SAYS)),
                 *((OBJECTS, what) for what in (REFUSED, STALLED, CUT, SLOW, *SAYS)),
                 *((FAR, what) for what in (REFUSED, STALLED, CUT, SLOW)),
-                *(("", what) for what in ("kill", "storm", "replace", "replace")),
+                *(("", what) for what in ("storm", "replace", "replace")),
             ]
+            if self.now < self.kills_until:
+                self._bag += [("", "kill")] * 3
             self.choose.shuffle(self._bag)
         place, what = self._bag.pop()
         if not place:

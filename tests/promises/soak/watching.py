@@ -10,7 +10,7 @@ from pathlib import Path
 
 MIB = 1 << 20
 _METRIC = re.compile(r"^(nebfs_\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
-FACTS = ("memory", "own", "descriptors", "threads", "cpu")
+FACTS = ("memory", "descriptors", "threads", "cpu")
 
 GAUGES = {
     "open_files": "nebfs_open_files",
@@ -81,9 +81,10 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def process(pid: int) -> tuple[int, int, int, int, float] | None:
-    """Return the FACTS of a process: bytes of its memory (what it shares is divided by those who
-    share it), of which nobody else has a part and no file stands behind, and seconds of CPU.
+def process(pid: int) -> tuple[int, int, int, float] | None:
+    """Return the FACTS of a process: bytes of its memory, of which what it shares is divided by
+    those who share it, and seconds of CPU. Pages of programs and libraries do not count: they are
+    the kernel's to drop, and each process that comes or goes makes a share of them another one.
     """
     home = Path(f"/proc/{pid}")
     try:
@@ -92,10 +93,11 @@ def process(pid: int) -> tuple[int, int, int, int, float] | None:
         descriptors = len(os.listdir(home / "fd"))
     except OSError:
         return None
-    memory, own = (
-        int(rollup.partition(f"\n{name}:")[2].split()[0]) << 10 for name in ("Pss", "Pss_Anon")
+    memory = sum(
+        int(rollup.partition(f"\n{kind}:")[2].split()[0]) << 10
+        for kind in ("Pss_Anon", "Pss_Shmem")
     )
-    return memory, own, descriptors, int(fields[17]), _seconds(fields)
+    return memory, descriptors, int(fields[17]), _seconds(fields)
 
 
 def cpu(pid: int) -> float:
