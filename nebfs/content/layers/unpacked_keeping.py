@@ -25,8 +25,10 @@ log = structlog.get_logger()
 WAITING: Final = 16 * MIB
 """Bytes that may wait to be written, of all disks together: what comes meanwhile is not kept."""
 
-BATCH: Final = 8
-"""Slots that are written in one go: 1 MiB takes a disk that is well some milliseconds."""
+BATCH: Final = 64
+"""Slots that are written in one go: 8 MiB take a disk that is well ten milliseconds. The loop has
+answers to give meanwhile, and is needed between one go and the next: with 1 MiB at a time a third
+of what a stream had was not kept, as too much waited."""
 
 PAUSE: Final = 30.0
 """Seconds for which nothing is kept after the cache has refused something."""
