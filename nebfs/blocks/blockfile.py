@@ -19,6 +19,7 @@ import structlog
 import trio
 from xxhash import xxh3_64_intdigest
 
+from nebfs.blocks.holes import punch_hole, runs
 from nebfs.blocks.index import Index, Verdict
 from nebfs.errors import CacheFault
 from nebfs.model import Filled
@@ -415,37 +416,3 @@ def slot_sum(data: bytes | memoryview, seed: int, slot: int) -> int:
 def any_byte(view: memoryview) -> bool:
     """Whether any of at most SLOT_SIZE bytes is not zero: compared as a whole, at 40 GB/s."""
     return view != _ZEROS[: len(view)]
-
-
-def runs(slots: Sequence[int]) -> list[tuple[int, int]]:
-    """Return ascending `slots` as (first, stop) runs of neighbours."""
-    found: list[tuple[int, int]] = []
-    for slot in slots:
-        if found and found[-1][1] == slot:
-            found[-1] = (found[-1][0], slot + 1)
-        else:
-            found.append((slot, slot + 1))
-    return found
-
-
-def punch_hole(fd: int, offset: int, length: int) -> None:
-    """Give the space of a range back to the filesystem; it reads as zeros afterwards. Blocking.
-
-    A filesystem that cannot punch holes keeps the bytes; the index has forgotten them already.
-    """
-    try:
-        _fallocate(fd, offset, length)
-    except OSError as exc:
-        if exc.errno not in {errno.EOPNOTSUPP, errno.ENOSYS}:
-            log.warning("cache.punch_failed", error=str(exc))
-
-
-def _fallocate(fd: int, offset: int, length: int) -> None:
-    import ctypes  # noqa: PLC0415 - only eviction needs it
-
-    # fallocate(2); os has only posix_fallocate. FALLOC_FL_KEEP_SIZE 1 | FALLOC_FL_PUNCH_HOLE 2.
-    libc = ctypes.CDLL(None, use_errno=True)
-    off_t = ctypes.c_int64
-    if libc.fallocate64(fd, 3, off_t(offset), off_t(length)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

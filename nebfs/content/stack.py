@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from nebfs.blocks.blockfile import SLOT_SHIFT, BlockFile, runs
+from nebfs.blocks.blockfile import SLOT_SHIFT, BlockFile
+from nebfs.blocks.holes import runs
 from nebfs.model import Filled, Revision
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from nebfs.blocks import SLOT_SIZE, BlockFile, DiskStore
-from nebfs.blocks.blockfile import runs
+from nebfs.blocks.holes import runs
 from nebfs.blocks.index import Verdict
 from nebfs.blocks.resting import Resting, look
 from nebfs.content.decodings import Decompressed
