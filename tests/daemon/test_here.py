@@ -39,6 +39,7 @@ def house(store):
         facts=lambda content, revision: made.facts,
         explained=lambda content, revision: made.facts and Stack(made.facts, ()),
         pace=lambda content: None,
+        unpackings=SimpleNamespace(of=lambda view: None),
     )
     made.prober = SimpleNamespace(known=lambda content: None)
     handles = SimpleNamespace(use_of=lambda content: (0, 0))
