@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from nebfs.cli.main import nebfs_command
+from tests.mounted.conftest import wait_until
 
 pytestmark = pytest.mark.mounted
 
@@ -49,15 +50,29 @@ def test_explain_and_the_cache_show_it_and_it_goes_with_its_file(data, mount, ne
     said = json.loads(nebfs("explain", "--json", disk))
     assert said["unpacked"] is None
     nebfs("warm", published)
-    assert disk.read_bytes() == data
-    said = json.loads(nebfs("explain", "--json", disk))
+
+    def explained():
+        return json.loads(nebfs("explain", "--json", disk))
+
+    def all_kept():
+        return explained()["unpacked"] is not None and explained()["unpacked"]["cached"] == size
+
+    def idle():  # the kernel closes a file after who had it open has gone on
+        return mount.status()["cache"]["open_objects"] == 0
+
+    size = len(data)
+    with disk.open("rb") as file:
+        assert file.read() == data
+        wait_until(all_kept)  # which nobody waits for
+    said = explained()
     kept = said["unpacked"]
-    assert (kept["size"], kept["cached"]) == (len(data), len(data))
+    assert (kept["size"], kept["cached"]) == (size, size)
     assert kept["source"] == f"{said['files'][0]['source']} (unpacked)"
     assert "unpacked    4.00 MiB of 4.00 MiB are kept" in nebfs("explain", disk)
     rows = [row for row in nebfs("cache", "list").splitlines() if row.endswith("(unpacked)")]
     assert [row.split()[1:6] for row in rows] == [["4.00", "MiB", "100", "%", "-"]]
     assert disk.read_bytes() == data
+    wait_until(idle)
     dropped = nebfs("cache", "drop", published)
     assert "2 " in dropped
     assert "(unpacked)" not in nebfs("cache", "list")
