@@ -233,7 +233,7 @@ def soak(
         (home / "plan.json").write_text(json.dumps(plan))
         before = watching.sample()
         choose = random.Random(seed)
-        troubles = Troubles(made, mount.pid, sock, choose, pace, WARM * minutes * 60)
+        troubles = Troubles(made, mount.pid, sock, choose, pace, WARM * minutes * 60 / 3)
         running = Soak(made, mount, board, found, watching, troubles, [], pace)
         for slot in range(len(readers)):
             running.processes.append(_started(home, slot))

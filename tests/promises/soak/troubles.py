@@ -72,7 +72,7 @@ class Troubles:
     pace: Pace
     kills_until: float
     """Seconds of the run in which the fetcher is killed: of one that is a new one every few minutes
-    nobody could see whether it grows."""
+    nobody could see whether it grows, and the last one warms up for a quarter of an hour."""
     started: float = field(default_factory=time.monotonic)
     happened: list[Happened] = field(default_factory=list)
     _active: dict[str, tuple[str, float, float, Callable[[], None]]] = field(default_factory=dict)
