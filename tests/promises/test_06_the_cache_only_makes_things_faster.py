@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -25,7 +26,7 @@ from tests.content.decoding import pack
 from tests.faults.disk import disk_of, failing_disk
 from tests.faults.house import House
 from tests.fetcher.conftest import Origin, ScriptedServer
-from tests.mounted.conftest import NEBFS, run
+from tests.mounted.conftest import NEBFS, run, wait_until
 
 pytestmark = pytest.mark.mounted
 
@@ -171,7 +172,7 @@ class Published:
     def __init__(self, house, disk, server, data, view=""):
         self.house, self.disk, self.server, self.data = house, disk, server, data
         self.content = Content(Locator("http", server.url + "/image"), format="raw", view=view)
-        self.reader = house.run(house.open, self.content)
+        self.open()
 
     def read(self, start=0, stop=0):
         """Read, in pieces as the kernel's; compare each byte. Return the seconds that it took."""
@@ -188,6 +189,9 @@ class Published:
     def reopen(self):
         """Read by a stack of its own from now on, whose blocks are to be proven anew."""
         self.close()
+        self.open()
+
+    def open(self):
         self.reader = self.house.run(self.house.open, self.content)
 
     def close(self):
@@ -196,6 +200,12 @@ class Published:
     def told(self):
         return self.house.store.statistics()
 
+    def empty(self):
+        """Have nothing left of what is open."""
+        store = self.house.store
+        for file in store.open_files():
+            self.house.run(partial(store.discard, file.key, force=True))
+
     def forgive(self):
         """Skip the seconds for which a disk that has failed is not asked again."""
         self.house.store._full_until = 0.0
@@ -203,10 +213,14 @@ class Published:
     def recovers(self):
         """What is read once the disk works again is kept there, and nothing is wrong any more."""
         self.disk.set()
+        self.close()
+        # What was begun on the disk as it was fails late, and is to be forgiven, too.
+        wait_until(lambda: not self.house.store.open_files())
         self.forgive()
-        for _ in range(2):  # the kernel has pages of it that are rotten, of indexes, too
-            self.reopen()
-            self.read()
+        self.open()
+        self.read()
+        self.reopen()  # the kernel has pages of it that are rotten, of indexes, too
+        self.read()
         assert self.reader.facts().where == "disk"
         assert self.told().trouble == ""
         asked = len(self.server.requests)
@@ -215,16 +229,22 @@ class Published:
         assert len(self.server.requests) == asked
 
 
-@pytest.fixture
-def image(house, disk):
-    origin = Origin(random.Random(6).randbytes(SIZE))
-    server = ScriptedServer(origin)
-    made = Published(house, disk, server, origin.data)
+@contextmanager
+def published(house, disk, data, packed=None):
+    """Publish an image of this `data`; of a `packed` one it is the disk inside that is read."""
+    server = ScriptedServer(Origin(data if packed is None else packed))
+    made = Published(house, disk, server, data, "" if packed is None else "raw")
     yield made
     disk.set()
     made.forgive()
     made.close()
     server.close()
+
+
+@pytest.fixture
+def image(house, disk):
+    with published(house, disk, random.Random(6).randbytes(SIZE)) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -346,13 +366,9 @@ PACKED = {
 def compressed(request, house, disk):
     size = 20 * MIB if request.param == "larger than memory" else SIZE
     data = random.Random(7).randbytes(size // 2) + bytes(size // 2 + 999)
-    server = ScriptedServer(Origin(pack(data, *PACKED.get(request.param, PACKED["gzip"]))))
-    made = Published(house, disk, server, data, "raw")
-    yield made
-    disk.set()
-    made.forgive()
-    made.close()
-    server.close()
+    packed = pack(data, *PACKED.get(request.param, PACKED["gzip"]))
+    with published(house, disk, data, packed) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -368,8 +384,7 @@ def test_a_disk_that_fails_costs_no_read_of_what_is_decompressed(compressed, swi
     compressed.read()
     compressed.reopen()
     if "write" in switches:
-        for key in [file.key for file in compressed.house.store.open_files()]:
-            compressed.house.run(partial(compressed.house.store.discard, key, force=True))
+        compressed.empty()
     faults = compressed.told().faults
     compressed.disk.set(**switches)
     compressed.read()
@@ -383,8 +398,7 @@ def test_a_disk_that_fails_costs_no_read_of_what_is_decompressed(compressed, swi
 @pytest.mark.parametrize("compressed", ["xz", "xz, in blocks"], indirect=True)
 def test_a_disk_that_is_too_slow_is_left_by_what_is_decompressed(compressed):
     compressed.read(0, STEP)
-    for key in [file.key for file in compressed.house.store.open_files()]:
-        compressed.house.run(partial(compressed.house.store.discard, key, force=True))
+    compressed.empty()
     compressed.disk.set(slow=2.1)
     took = compressed.read()
     assert took < 25, "each of 25 blocks would have taken as long"
