@@ -90,6 +90,6 @@ class Unpackings:
             return reader
         tops = [file.below for file in files if isinstance(file, ReadAhead)]
         published = [top for top in tops if isinstance(top, Verified)]
-        return await Unpacked.open(
-            *(reader, self._store, self._nursery, kept.key, kept.source, published)
-        )
+        unpacked = Unpacked(reader, self._store, self._nursery, kept.key, kept.source, published)
+        await unpacked.open()
+        return unpacked

@@ -521,6 +521,19 @@ def published(data):
     return Checksum("sha256", hashlib.sha256(data).hexdigest())
 
 
+@asynccontextmanager
+async def kept_and_verified(home):
+    """An open disk all of which is kept, of an image that is what was published."""
+    path = packed(home)
+    disk = content(checksums=(published(path.read_bytes()),))
+    async with place(home, {TOP: path}) as made:
+        for _ in range(3):
+            assert await once(made, disk) == DATA
+        reader = await opened(made, disk)
+        yield reader
+        await reader.aclose()
+
+
 async def test_only_of_what_was_found_to_be_what_was_published_something_is_kept(
     tmp_path, unpackings
 ):
@@ -545,12 +558,7 @@ async def test_only_of_what_was_found_to_be_what_was_published_something_is_kept
 
 
 async def test_what_is_kept_of_a_damaged_image_is_not_answered_with(tmp_path):
-    path = packed(tmp_path)
-    disk = content(checksums=(published(path.read_bytes()),))
-    async with place(tmp_path, {TOP: path}) as made:
-        for _ in range(3):
-            assert await once(made, disk) == DATA
-        reader = await opened(made, disk)
+    async with kept_and_verified(tmp_path) as reader:
         assert reader.keeping.file.here == reader.keeping.file.slots
         (verified,) = reader._published
         verified._settle(Verdict.MISMATCH)
@@ -567,16 +575,10 @@ async def test_what_is_kept_of_a_damaged_image_is_not_answered_with(tmp_path):
         with pytest.raises(Damaged):
             await reader.pread(0, MIB)
         assert calls == [(0, MIB)]
-        await reader.aclose()
 
 
 async def test_while_a_verdict_is_awaited_what_is_kept_waits_too(tmp_path):
-    path = packed(tmp_path)
-    disk = content(checksums=(published(path.read_bytes()),))
-    async with place(tmp_path, {TOP: path}) as made:
-        for _ in range(3):
-            assert await once(made, disk) == DATA
-        reader = await opened(made, disk)
+    async with kept_and_verified(tmp_path) as reader:
         (verified,) = reader._published
         assert verified.verdict is Verdict.VERIFIED
         assert reader.warm(0, MIB) is not None
@@ -586,7 +588,6 @@ async def test_while_a_verdict_is_awaited_what_is_kept_waits_too(tmp_path):
         assert reader.warm(0, MIB) is None
         assert asked == [(0, MIB)]
         verified.verdict = Verdict.VERIFIED
-        await reader.aclose()
 
 
 async def test_a_cluster_that_cannot_be_unpacked_is_damage_each_time(tmp_path):

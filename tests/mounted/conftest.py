@@ -206,10 +206,15 @@ def shared(cloud_root):
 @pytest.fixture(scope="module")
 def nebfs(shared):
     """Run ``nebfs WORDS`` on that mount, which must exit with `code`."""
+    return commands_of(shared.mount)
+
+
+def commands_of(mount):
+    """Return what runs ``nebfs WORDS`` on a mount, which must exit with `code`."""
 
     def run(*words, code=0):
         words = [str(word) for word in words]
-        environment = {"NEBFS_RUN_DIR": str(shared.mount.run_dir)}
+        environment = {"NEBFS_RUN_DIR": str(mount.run_dir)}
         done = CliRunner().invoke(nebfs_command, words, prog_name="nebfs", env=environment)
         assert done.exit_code == code, (done.output, done.exception)
         return done

@@ -6,10 +6,8 @@ import json
 import random
 
 import pytest
-from click.testing import CliRunner
 
-from nebfs.cli.main import nebfs_command
-from tests.mounted.conftest import wait_until
+from tests.mounted.conftest import commands_of, wait_until
 
 pytestmark = pytest.mark.mounted
 
@@ -19,16 +17,9 @@ NAME = "Alpine Linux 3.20"
 
 @pytest.fixture
 def nebfs(mount):
-    """Run ``nebfs WORDS`` on the mount."""
-
-    def run(*words):
-        words = [str(word) for word in words]
-        environment = {"NEBFS_RUN_DIR": str(mount.run_dir)}
-        done = CliRunner().invoke(nebfs_command, words, prog_name="nebfs", env=environment)
-        assert done.exit_code == 0, (done.output, done.exception)
-        return done.stdout
-
-    return run
+    """Run ``nebfs WORDS`` on the mount, and return what is printed."""
+    run = commands_of(mount)
+    return lambda *words: run(*words).stdout
 
 
 @pytest.fixture

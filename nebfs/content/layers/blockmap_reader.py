@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -19,7 +18,7 @@ from nebfs.content.layers.blockmap import (
     Run,
     Slice,
 )
-from nebfs.content.layers.packed import AT_ONCE, PackedBlocks, Place
+from nebfs.content.layers.packed import AT_ONCE, PackedBlocks, Place, TellsPacked
 from nebfs.content.layers.together import together
 from nebfs.content.layers.zeros import LONGEST, ZEROS
 from nebfs.content.stack import Reader, ReaderFacts
@@ -29,7 +28,7 @@ from nebfs.model import Revision
 _NONE_HELD: Final[dict[int, Slice]] = {}
 
 
-class Mapped:
+class Mapped(TellsPacked):
     """Reads the disk whose blocks are in `file` where `layout` says. It owns `file`.
 
     What was uncompressed costs one look into the table more than the file's own bytes.
@@ -46,7 +45,6 @@ class Mapped:
             None if unpack is None else PackedBlocks(file, layout.block, _as_it_is, unpack)
         )
         self.packs = unpack is not None
-        self.on_packed: Callable[[], None] | None = None
         self._reading = Reading()
 
     def warm(self, offset: int, length: int) -> memoryview | None:
@@ -78,12 +76,6 @@ class Mapped:
         except NebfsError:
             return []
         return [(run.start, run.length) for run in runs if run.kind == PACKED]
-
-    def _tell_packed(self) -> None:
-        """Call `on_packed`, once."""
-        tell, self.on_packed = self.on_packed, None
-        if tell is not None:
-            tell()
 
     def _put_together(self, runs: list[Run], offset: int, length: int) -> memoryview | None:
         answer = _made_for(runs, length)

@@ -259,7 +259,7 @@ class Decoding:
             if first < stop:
                 await blocks.bring(first, stop)
             if self.file.complete:
-                await self.passing.judge()  # each block was checked by itself
+                await self.passing.judge(self.file)  # each block was checked by itself
         except NebfsError as exc:
             log.debug("decoded.ahead_failed", error=str(exc))  # whoever needs it is told
         except BaseException as exc:  # and meets the same bug, at the cost of his read alone

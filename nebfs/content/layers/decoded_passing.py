@@ -308,15 +308,13 @@ class Passing:
             await file.resize(size)
         if self.keeps:
             await self._put_tail(work, store)
-        if not self.whole:
-            self._length = size
-            await file.judge(Verdict.VERIFIED)
+        await self.judge(file)
 
-    async def judge(self) -> None:
-        """Take note that the object is whole, each part of it having been checked by itself."""
+    async def judge(self, file: BlockFile) -> None:
+        """Take note that the object is whole, and as long as `file` is now."""
         if not self.whole:
-            self._length = self._kept.file.size
-            await self._kept.file.judge(Verdict.VERIFIED)
+            self._length = file.size
+            await file.judge(Verdict.VERIFIED)
 
     async def _put_tail(self, work: Pass, store: Store) -> None:
         """Put the last slot, which is shorter than others."""

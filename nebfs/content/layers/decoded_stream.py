@@ -15,12 +15,10 @@ import trio
 
 from nebfs.content.decoders import Decoder, decoder
 from nebfs.content.layers.decoded_pass import decode_threads
+from nebfs.content.layers.decoded_passing import STEP
 from nebfs.content.stack import Reader, read
 from nebfs.errors import Damaged, NebfsError, Unsupported
 from nebfs.units import MIB
-
-STEP = 1 * MIB
-"""Compressed bytes that a decoder is fed at once."""
 
 BEHIND = 8 * MIB
 """Decoded bytes that are kept behind the last one that was wanted: several readers of one file are
@@ -47,7 +45,6 @@ class Stream:
         """
         self.lock = trio.Lock()
         """Held by who reads."""
-        self.reads = 0
         self._compression = compression
         self._source = source
         self._streams = streams
@@ -66,7 +63,6 @@ class Stream:
         """Return exactly these bytes; None when the object ends before. Raises Damaged,
         Unsupported, and what reading the compressed file raises.
         """
-        self.reads += 1
         async with self._streams.turn(self):
             try:
                 return await self._read(offset, length)

@@ -74,6 +74,18 @@ class Batch:
         ]
 
 
+class TellsPacked:
+    """A reader of a disk of which parts may be compressed."""
+
+    on_packed: Callable[[], None] | None = None
+    """Called, once, as soon as it has met something compressed."""
+
+    def _tell_packed(self) -> None:
+        tell, self.on_packed = self.on_packed, None
+        if tell is not None:
+            tell()
+
+
 class PackedBlocks(Generic[Entry]):
     """The compressed blocks of one image, by their number in the disk."""
 

@@ -12,7 +12,7 @@ may name any file of this machine.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final, NamedTuple
@@ -21,7 +21,7 @@ import numpy as np
 import trio
 
 from nebfs.content.layers.ahead import Run
-from nebfs.content.layers.packed import AT_ONCE
+from nebfs.content.layers.packed import AT_ONCE, TellsPacked
 from nebfs.content.layers.qcow2_clusters import clusters_of
 from nebfs.content.layers.qcow2_header import HEAD, Header, names_backing, parse
 from nebfs.content.layers.qcow2_tables import (
@@ -118,7 +118,7 @@ class Plan:
         return unknown
 
 
-class Qcow2:
+class Qcow2(TellsPacked):
     """Reads the disk inside `file`, an image. Where that has nothing, `backing` shows, or zeros."""
 
     def __init__(
@@ -131,7 +131,6 @@ class Qcow2:
         self.cluster = 1 << header.cluster_bits
         self.tables = Tables(file, header)
         self.clusters = clusters_of(file, header)
-        self.on_packed: Callable[[], None] | None = None
         self._run = Run()
         self._planned: tuple[int, int, Plan] | None = None
 
@@ -210,12 +209,6 @@ class Qcow2:
         except NebfsError:
             return []
         return [(offset + packed.at, packed.length) for packed in plan.packed]
-
-    def _tell_packed(self) -> None:
-        """Call `on_packed`, once."""
-        tell, self.on_packed = self.on_packed, None
-        if tell is not None:
-            tell()
 
     def _unpack_ahead(self, offset: int, length: int) -> None:
         """Take note of a read, and have unpacked what will be read next. Raises Damaged."""

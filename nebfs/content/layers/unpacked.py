@@ -84,7 +84,7 @@ class Unpacked:
         published: Sequence[Verified],
     ) -> None:
         """`key` names the object in `store`, `shown` describes it there. `published` are the files
-        of the image about which something was published. Use ``open``.
+        of the image about which something was published. ``open`` comes first.
         """
         self.size = below.size
         self.warm: Warm = below.warm
@@ -96,21 +96,11 @@ class Unpacked:
         self._published = published
         below.on_packed = self._step_in
 
-    @classmethod
-    async def open(
-        cls,
-        below: Unpacking,
-        store: Store,
-        nursery: trio.Nursery,
-        key: str,
-        shown: str,
-        published: Sequence[Verified],
-    ) -> Unpacked:
-        """Open what is kept, if anything is. From here on it owns `below`, also if it fails."""
-        self = cls(below, store, nursery, key, shown, published)
+    async def open(self) -> None:
+        """Open what is kept, if anything is. It is closed if that fails."""
         try:
-            if store.holds(key):
-                below.on_packed = None
+            if self.keeping.exists:
+                self.below.on_packed = None
                 self._step_in()
                 with trio.move_on_after(OPENING):
                     await self.keeping.opened.wait()
@@ -118,7 +108,6 @@ class Unpacked:
             with trio.CancelScope(shield=True):
                 await self.aclose()
             raise
-        return self
 
     def _step_in(self) -> None:
         self.keeping.begin()

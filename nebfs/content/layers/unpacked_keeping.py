@@ -102,6 +102,11 @@ class Keeping:
         self._ended = trio.Event()
 
     @property
+    def exists(self) -> bool:
+        """Whether something was kept before."""
+        return self._store.holds(self._key)
+
+    @property
     def waiting(self) -> int:
         """How many slots wait to be written."""
         return len(self._queue)
@@ -208,7 +213,7 @@ class Keeping:
     async def _open(self) -> BlockFile | None:
         slots = -(-self._size // SLOT_SIZE)
         index = HEADER_SIZE + slots * SLOT_RECORD
-        if not self._store.holds(self._key) and not self._store.has_spare(index + SLOT_SIZE):
+        if not self.exists and not self._store.has_spare(index + SLOT_SIZE):
             return None
         try:
             file = await self._store.open(self._key, self._size, self._shown)

@@ -7,7 +7,7 @@ import io
 import random
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tests.content.disk_images import make
 from tests.content.qcow2 import run
 from tests.promises.cancelling import Readers
 from tests.promises.subjects import Made, subject
-from tests.promises.subjects.places import Files, shop
+from tests.promises.subjects.places import Files, Shop, shop
 
 MIB = 1 << 20
 SIZE = 2 * MIB
@@ -162,9 +162,11 @@ async def qcow2_over_another_far_away(home: Path) -> AsyncIterator[Made]:
         yield Readers(lambda: made.open_disk(content), bytes(expected), made.idle, made.cold)
 
 
-@subject
-async def qcow2_of_zlib_far_away(home: Path) -> AsyncIterator[Made]:
-    """What is unpacked is kept in the cache, and answered with from there."""
+@asynccontextmanager
+async def _zlib_far_away(
+    home: Path,
+) -> AsyncIterator[tuple[Shop, Callable[[], Awaitable[Reader]]]]:
+    """Give a shop, and what opens the disk in a compressed qcow2 there."""
     files = Files({"http://host/image": image("qcow2", compressed=True)})
     async with shop(home, files) as made:
         content = Content(Locator("http", "http://host/image"), format="qcow2", view="raw")
@@ -172,6 +174,14 @@ async def qcow2_of_zlib_far_away(home: Path) -> AsyncIterator[Made]:
         async def opened() -> Reader:
             await made.prober.ask(content)
             return await made.library.open(content, made.prober.view(content).revision)
+
+        yield made, opened
+
+
+@subject
+async def qcow2_of_zlib_far_away(home: Path) -> AsyncIterator[Made]:
+    """What is unpacked is kept in the cache, and answered with from there."""
+    async with _zlib_far_away(home) as (made, opened):
 
         def idle() -> None:
             made.idle()
@@ -183,13 +193,7 @@ async def qcow2_of_zlib_far_away(home: Path) -> AsyncIterator[Made]:
 @subject
 async def qcow2_of_zlib_kept_before(home: Path) -> AsyncIterator[Made]:
     """The same, of which some is kept already: reads are put together of both."""
-    files = Files({"http://host/image": image("qcow2", compressed=True)})
-    async with shop(home, files) as made:
-        content = Content(Locator("http", "http://host/image"), format="qcow2", view="raw")
-
-        async def opened() -> Reader:
-            await made.prober.ask(content)
-            return await made.library.open(content, made.prober.view(content).revision)
+    async with _zlib_far_away(home) as (made, opened):
 
         async def some() -> None:
             """Keep the second 128 KiB alone."""
