@@ -81,6 +81,17 @@ def test_a_leak_of_descriptors_and_threads_is_noticed(what):
     assert broken(verdict.flat(leaking)) == [f"{what} of the daemon stay"]
 
 
+def test_connections_that_come_and_go_are_no_leak_but_hide_none():
+    def floor(part):  # of each twelfth, as in an hour of the fetcher
+        return [30, 30, 30, 23, 33, 26, 23, 34, 25, 35, 28, 35][min(11, int(12 * part))]
+
+    noisy = samples(fetcher_descriptors=floor)
+    assert verdict.growth(noisy, "fetcher_descriptors")[0] > 5
+    assert broken(verdict.flat(noisy)) == []
+    leaking = samples(fetcher_descriptors=lambda part: floor(part) + int(24 * part))
+    assert broken(verdict.flat(leaking)) == ["descriptors of the fetcher stay"]
+
+
 def test_a_process_that_takes_too_much_is_noticed():
     assert verdict.moderate(samples()).kept
     assert not verdict.moderate(samples(fetcher_memory=lambda _: 400 * MIB)).kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +25,8 @@ def main() -> int:
     words.add_argument("--report", type=Path, help="where soak.json and the pictures are written")
     told = words.parse_args()
     print(f"seed {told.seed}", flush=True)
+    # Ended early, it stops its readers and unmounts as it does at the end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     long = told.minutes >= LEAST
     with tempfile.TemporaryDirectory(prefix="nebfs-") as home:
         report = soak(
