@@ -134,7 +134,7 @@ class Decodings:
             length = len(head) if len(head) < WANTED else UNKNOWN if size is None else size
             disk = await DISKS[kind].look(Peeked(head, length, probed.revision))
         except (Damaged, Unsupported) as exc:
-            return Inside(kind, None, str(exc), lasting=False)
+            return _flawed(Inside(kind, None), exc)
         return Inside(disk.kind, disk.size, disk.flaw, size)
 
     async def measure(self, content: Content, probed: Probed) -> None:
@@ -160,7 +160,7 @@ class Decodings:
         if inside is None or not inside.is_unmeasured:
             return
         if passing.failure is not None:
-            inside = replace(inside, flaw=str(passing.failure), lasting=False)
+            inside = _flawed(inside, passing.failure)
         elif passing.size is None:
             return
         elif inside.kind in PLAIN:
@@ -170,7 +170,7 @@ class Decodings:
             try:
                 disk = await DISKS[inside.kind].look(reader)
             except (Damaged, Unsupported) as exc:
-                inside = replace(inside, flaw=str(exc), lasting=False)
+                inside = _flawed(inside, exc)
             else:
                 inside = Inside(disk.kind, disk.size, disk.flaw, passing.size)
         shared.probed = replace(shared.probed, inside=inside)
@@ -305,6 +305,12 @@ class Decodings:
                 return
             del self._shared[key]
             await shared.decoding.aclose()
+
+
+def _flawed(inside: Inside, failure: NebfsError) -> Inside:
+    """Return what is known of a file in whose decompressed bytes something is wrong."""
+    damaged = isinstance(failure, Damaged)
+    return replace(inside, flaw=str(failure), damaged=damaged, lasting=False)
 
 
 def _kind(head: bytes, content: Content) -> str:

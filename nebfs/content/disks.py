@@ -54,6 +54,8 @@ class Inside:
     """Bytes of the file without its compression, as far as that is known."""
     lasting: bool = True
     """Whether it is true beyond this process's life."""
+    damaged: bool = False
+    """Whether the flaw is in the bytes, and not that nebfs does not read them."""
 
     @property
     def is_unmeasured(self) -> bool:

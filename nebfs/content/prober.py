@@ -25,7 +25,7 @@ from nebfs.content import views
 from nebfs.content.disks import DISKS, Inside
 from nebfs.content.formats import HEAD, Format, disk_flaw, disk_size, sniff
 from nebfs.content.layers.here import TRANSPORTS, look_at
-from nebfs.errors import Changed, NebfsError, TimedOut, Unreachable, Unready, Unsupported
+from nebfs.errors import Changed, Damaged, NebfsError, TimedOut, Unreachable, Unready, Unsupported
 from nebfs.fetcher.messages import Fetcher, FetchRequest
 from nebfs.model import Content, Locator, Revision
 
@@ -337,7 +337,8 @@ def _written(probed: Probed) -> tuple[object, ...]:
 def _view(files: Sequence[Probed]) -> Probed:
     """Return what the raw view of `files` is, the topmost first.
 
-    Raises BadAnswer or Unsupported when there is none, Unready when its length takes long to find.
+    Raises BadAnswer, Damaged or Unsupported when there is none, Unready when its length takes long
+    to find.
     """
     if len(files) == 1:
         return _alone(files[0])
@@ -354,7 +355,9 @@ def _alone(file: Probed) -> Probed:
         kind, disk, flaw = file.inside.kind, file.inside.disk, file.inside.flaw
     if flaw:
         what = f"{kind} image" if kind in DISKS else "file"
-        raise Unsupported(f"there is no raw view of the {what}: {flaw}")
+        damaged = file.inside is not None and file.inside.damaged
+        failure = Damaged if damaged else Unsupported
+        raise failure(f"there is no raw view of the {what}: {flaw}")
     if file.inside is not None and file.inside.is_unmeasured:
         raise Unready(
             "its length is known once it was decompressed: opening it does that, and takes as long"

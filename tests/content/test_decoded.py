@@ -429,7 +429,7 @@ async def test_what_is_cut_off_has_no_length(make, packed, name):
     world = make(packed[name][:-100_000])
     with pytest.raises(Damaged):
         await world.open()
-    with pytest.raises(Unsupported, match="cut off"):
+    with pytest.raises(Damaged, match="cut off"):  # it is not for want of a reader
         world.prober.view(world.view)
 
 
@@ -477,6 +477,21 @@ async def test_what_came_out_of_a_file_that_is_not_what_was_published_is_dropped
     assert world.view in world.damaged
     with pytest.raises(Damaged, match="published md5"):
         await read(reader, 0, 4096)
+
+
+async def test_the_disk_in_a_file_that_is_not_what_was_published_is_damaged(make, original):
+    """As one that was replaced at its place while the front-end could not be asked."""
+    world = make(pack(original, "gzip", "-c"))
+    world.file = replace(world.file, checksums=(Checksum("md5", "0" * 32),))
+    world.view = replace(world.file, view="raw")
+    revision = (await world.prober.ask(world.file)).revision
+    published = await world.library.open(world.file, revision)
+    with pytest.raises(Damaged, match="published md5"):
+        await read_all(published)
+    assert (await world.look()).damaged
+    with pytest.raises(Damaged, match="published md5"):
+        world.prober.view(world.view)
+    await published.aclose()
 
 
 async def test_an_index_that_lies_is_found_out(make, original):
