@@ -1,6 +1,7 @@
 /* What reads in every benchmark: the same program for every filesystem, so that only they differ.
  *
  *     reader seq PATH...                        read whole files in sequence, 1 MiB at a time
+ *     reader direct PATH...                     the same with O_DIRECT, as hypervisors read
  *     reader same PATH ORIGINAL                 compare two files
  *     reader random PATH ORIGINAL SECONDS SEED  4 KiB pages in random order, none twice
  *     reader points PATH ORIGINAL OFFSET...     open, first byte, then 4 KiB at each offset
@@ -51,12 +52,17 @@ static void stop(int number)
 	stopping = 1;
 }
 
-static int opened(const char *path)
+static int opened_with(const char *path, int flags)
 {
-	int fd = open(path, O_RDONLY);
+	int fd = open(path, O_RDONLY | flags);
 	if (fd < 0)
 		fail(path);
 	return fd;
+}
+
+static int opened(const char *path)
+{
+	return opened_with(path, 0);
 }
 
 struct original {
@@ -115,11 +121,11 @@ static void summary(int64_t *times, size_t count)
 	       count ? times[count / 2] : 0, count ? times[count * 99 / 100] : 0);
 }
 
-static int sequence(char **paths, int count)
+static int sequence(char **paths, int count, int flags)
 {
 	int64_t bytes = 0, began = now();
 	for (int i = 0; i < count; i++) {
-		int fd = opened(paths[i]);
+		int fd = opened_with(paths[i], flags);
 		ssize_t got;
 		while ((got = read(fd, buffer, STEP)) > 0)
 			bytes += got;
@@ -243,7 +249,9 @@ int main(int count, char **words)
 {
 	const char *what = count > 1 ? words[1] : "";
 	if (!strcmp(what, "seq") && count > 2)
-		return sequence(words + 2, count - 2);
+		return sequence(words + 2, count - 2, 0);
+	if (!strcmp(what, "direct") && count > 2)
+		return sequence(words + 2, count - 2, O_DIRECT);
 	if (!strcmp(what, "same") && count == 4)
 		return same(words[2], words[3]);
 	if (!strcmp(what, "random") && count == 6)
@@ -256,6 +264,6 @@ int main(int count, char **words)
 		return connections(words[2], atoi(words[3]), atoi(words[4]));
 	if (!strcmp(what, "touch") && count == 3)
 		return touch((size_t)atoi(words[2]) << 20);
-	fputs("usage: reader seq|same|random|points|replay|connect|touch ...\n", stderr);
+	fputs("usage: reader seq|direct|same|random|points|replay|connect|touch ...\n", stderr);
 	return 2;
 }

@@ -83,22 +83,26 @@ def raw(bench: Bench) -> list[Result]:
     disk, images = disks(bench, RAW_LAYOUTS)
     results = []
     for layout, image in zip(RAW_LAYOUTS, images, strict=True):
-        title = f"The disk inside a qcow2 ({layout}), warm, page cache dropped"
-        baseline = STORAGE_DAEMON.name
-        result = Result(f"raw-{layout}", title, RATE, more_is_better=True, baseline=baseline)
-        results.append(result)
-        _raw(bench, result, image, disk)
+        ways = [("", "page cache dropped", "seq")]
+        if layout == "plain":
+            ways.append(("-direct", "O_DIRECT", "direct"))
+        for suffix, said, how in ways:
+            title = f"The disk inside a qcow2 ({layout}), warm, {said}"
+            name, baseline = f"raw-{layout}{suffix}", STORAGE_DAEMON.name
+            result = Result(name, title, RATE, more_is_better=True, baseline=baseline)
+            results.append(result)
+            _raw(bench, result, image, disk, how)
     return results
 
 
-def _raw(bench: Bench, result: Result, image: Image, disk: Path) -> None:
+def _raw(bench: Bench, result: Result, image: Image, disk: Path, how: str) -> None:
     def once(peer: Peer) -> Figures:
         home = bench.scratch()
         try:
             with _shown(bench, peer, image, home) as (_, path):
                 bench.loopback.read("same", path, disk)
                 forget(path)
-                took = bench.loopback.read("seq", path)["ns"] / 1e9
+                took = bench.loopback.read(how, path)["ns"] / 1e9
                 bench.loopback.read("same", path, disk)
         finally:
             clear(home)
