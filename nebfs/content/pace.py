@@ -26,8 +26,8 @@ stream's first order comes near it, as its window then moves on in steps; being 
 worth 4 % of 256 MiB on a link of 20 ms and 1 Gbit/s."""
 
 WORTHWHILE: Final = 1 * MIB
-"""The most that is brought around what a reader waits for. More saves round trips, too, but a
-booting guest then fetches over three times what it reads (recorded boots: 2.8 times with 1 MiB)."""
+"""The most that `around` is. More saves round trips, too, but a booting guest then fetches over
+three times what it reads (recorded boots: 2.8 and 3.0 times with 1 MiB)."""
 
 
 class Pace:
@@ -68,7 +68,7 @@ class Pace:
     @property
     def around(self) -> int:
         """How many bytes are worth having for the price of one request: half of what would come
-        while another one waits for its first byte.
+        while another one waits for its first byte. layers/surroundings.py has which.
         """
         if not self.far:
             return 0

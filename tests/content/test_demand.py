@@ -123,24 +123,85 @@ async def test_a_read_of_two_slots_is_never_early(eager, store, nursery, kinds):
     await reader.aclose()
 
 
-async def test_of_a_place_far_away_its_surroundings_come_too_and_after_it(
-    shop, place, autojump_clock
-):
-    place.data = bytes(range(256)) * (8 * MIB // 256)
+async def asked_around(shop, place, *reads):
+    """Return what a place far away is asked for at the last of these reads: the demand, and what
+    else, in order and joined.
+    """
+    place.data = bytes(range(256)) * (16 * MIB // 256)
     place.latency = 0.02
     reader = await shop().open()
     await read(reader, 0, 10)  # shows how far away it is
     await trio.testing.wait_all_tasks_blocked()
-    before = len(place.log)
-    await read(reader, 5 * MIB + 300 * KIB, 10)
-    await trio.sleep(1)
-    demand, *others = (request.ranges for request in place.log[before:])
-    assert demand == ((5 * MIB + 256 * KIB, 5 * MIB + 384 * KIB),)
-    assert sorted(span for ranges in others for span in ranges) == [
-        (5 * MIB, 5 * MIB + 256 * KIB),
-        (5 * MIB + 384 * KIB, 6 * MIB),
-    ]
+    for offset, length in reads:
+        before = len(place.log)
+        await read(reader, offset, length)
+        await trio.sleep(1)
     await reader.aclose()
+    demand, *others = (request.ranges for request in place.log[before:])
+    joined = []
+    for start, stop in sorted(span for ranges in others for span in ranges):
+        touches = bool(joined) and joined[-1][1] == start
+        joined.append((joined.pop()[0] if touches else start, stop))
+    return demand, joined
+
+
+async def test_of_a_place_far_away_half_a_mebibyte_comes_with_a_small_read_and_after_it(
+    shop, place, autojump_clock
+):
+    demand, others = await asked_around(shop, place, (5 * MIB + 300 * KIB, 10))
+    assert demand == ((5 * MIB + 256 * KIB, 5 * MIB + 384 * KIB),)
+    assert others == [
+        (5 * MIB, 5 * MIB + 256 * KIB),
+        (5 * MIB + 384 * KIB, 5 * MIB + 512 * KIB),
+    ]
+
+
+async def test_more_comes_with_what_a_guest_reads_of_a_file(shop, place, autojump_clock):
+    demand, others = await asked_around(shop, place, (5 * MIB + 128 * KIB, 16 * KIB))
+    assert demand == ((5 * MIB + 128 * KIB, 5 * MIB + 256 * KIB),)
+    assert others == [
+        (4 * MIB + 128 * KIB, 5 * MIB + 128 * KIB),
+        (5 * MIB + 256 * KIB, 6 * MIB + 512 * KIB),
+    ]
+
+
+async def test_still_more_comes_beside_what_was_read_before(shop, place, autojump_clock):
+    first = 5 * MIB + 128 * KIB, 16 * KIB  # as above: up to 6.5 MiB are here
+    _, others = await asked_around(shop, place, first, (7 * MIB, 16 * KIB))
+    assert others == [
+        (6 * MIB + 512 * KIB, 7 * MIB),
+        (7 * MIB + 128 * KIB, 8 * MIB + 640 * KIB),
+    ]
+
+
+async def test_still_more_comes_before_what_was_read_before(shop, place, autojump_clock):
+    first = 9 * MIB, 16 * KIB  # from 8 MiB on it is here
+    _, others = await asked_around(shop, place, first, (7 * MIB, 16 * KIB))
+    assert others == [
+        (5 * MIB + 768 * KIB, 7 * MIB),
+        (7 * MIB + 128 * KIB, 8 * MIB),
+    ]
+
+
+async def test_nothing_is_asked_for_before_the_beginning(shop, place, autojump_clock):
+    _, others = await asked_around(shop, place, (512 * KIB, 16 * KIB))
+    assert others == [(128 * KIB, 512 * KIB), (640 * KIB, 2 * MIB + 128 * KIB)]
+
+
+async def test_nothing_is_asked_for_beyond_the_end(shop, place, autojump_clock):
+    _, others = await asked_around(shop, place, (15 * MIB + 512 * KIB, 16 * KIB))
+    assert others == [
+        (14 * MIB + 512 * KIB, 15 * MIB + 512 * KIB),
+        (15 * MIB + 640 * KIB, 16 * MIB),
+    ]
+
+
+async def test_what_reads_more_than_a_guest_gets_the_block_that_it_is_in(
+    shop, place, autojump_clock
+):
+    demand, others = await asked_around(shop, place, (5 * MIB + 256 * KIB, 256 * KIB))
+    assert demand == ((5 * MIB + 256 * KIB, 5 * MIB + 512 * KIB),)
+    assert others == [(5 * MIB, 5 * MIB + 256 * KIB), (5 * MIB + 512 * KIB, 6 * MIB)]
 
 
 async def test_orders_leave_in_the_order_they_were_started(shop, place, autojump_clock):

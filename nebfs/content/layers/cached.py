@@ -12,6 +12,7 @@ import trio
 from nebfs.blocks import SLOT_SIZE, DiskStore
 from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.content.layers.kept import Kept
+from nebfs.content.layers.surroundings import surroundings
 from nebfs.content.pace import LARGEST, Pace
 from nebfs.content.stack import Order, Priority, ReaderFacts, Source
 from nebfs.ending import pass_on
@@ -133,16 +134,22 @@ class Cached:
             return self._start(Order(file, 0, file.slots, priority=Priority.DEMAND))
         # Of a place far away in parts, as each connection to it begins slowly.
         stop = min(stop, slot + (FAR_SLOTS if self._pace.far else ORDER_SLOTS))
-        if wanted is not None and (wanted[1] > EARLY or stop > slot + 1):
+        asked = wanted[1] if wanted is not None else SLOT_SIZE
+        if asked > EARLY or stop > slot + 1:
             wanted = None
-        order = self._start(Order(file, slot, stop, priority=Priority.DEMAND, wanted=wanted))
         around = 0 if slot in self.guided else self._pace.around >> SLOT_SHIFT
-        if around > stop - slot:
-            # Neighbours on both sides, as boots read them: all of the aligned block.
-            start = slot - slot % around
-            self.ahead(stop, start + around)
-            self.ahead(start, slot)
+        if around:
+            begin, end = surroundings(slot, stop, asked, around, self._is_known)
+        order = self._start(Order(file, slot, stop, priority=Priority.DEMAND, wanted=wanted))
+        if around:
+            self.ahead(stop, end)
+            self.ahead(begin, slot)
         return order
+
+    def _is_known(self, slot: int) -> bool:
+        """Whether a slot is here or on its way."""
+        inside = 0 <= slot < self.file.slots
+        return inside and (slot in self._orders or not self.file.claimable(slot))
 
     def ahead(self, first: int, stop: int, *, stream: bool = False) -> None:
         """Order slots that nobody waits for yet. What is here or on its way is left out.
@@ -153,7 +160,7 @@ class Cached:
         if not self.revision.ranges or (not stream and max(first - 1, 0) in self.guided):
             return
         step = self._pace.order >> SLOT_SHIFT if stream else ORDER_SLOTS
-        slot = first
+        slot = max(first, 0)
         while slot < min(stop, file.slots):
             end = min(slot + step - slot % step, stop, file.slots)
             while slot < end and (not file.claimable(slot) or slot in self._orders):
