@@ -1,0 +1,88 @@
+"""The nouns that every room shares: frozen, without behaviour beyond reading themselves.
+
+OpenNebula's terms are kept (App, Image, Marketplace, Datastore, their states and types).
+"""
+
+from nebfs.model.cloud import (
+    App,
+    Datastore,
+    Image,
+    Increment,
+    Lock,
+    MachineDisk,
+    Marketplace,
+    Owned,
+    Permissions,
+    Snapshot,
+    Template,
+    User,
+    VirtualMachine,
+    Zone,
+)
+from nebfs.model.content import (
+    Checksum,
+    Content,
+    Filled,
+    Holding,
+    Locator,
+    Offer,
+    Parked,
+    Part,
+    Revision,
+    Trouble,
+)
+from nebfs.model.shown import (
+    kind_and_url,
+    shown_line,
+    shown_text,
+    without_credentials,
+)
+from nebfs.model.states import (
+    AppState,
+    AppType,
+    DatastoreType,
+    DiskType,
+    ImageState,
+    ImageType,
+    MachineState,
+    Tolerant,
+)
+
+__all__ = [
+    "App",
+    "AppState",
+    "AppType",
+    "Checksum",
+    "Content",
+    "Datastore",
+    "DatastoreType",
+    "DiskType",
+    "Filled",
+    "Holding",
+    "Image",
+    "ImageState",
+    "ImageType",
+    "Increment",
+    "Locator",
+    "Lock",
+    "MachineDisk",
+    "MachineState",
+    "Marketplace",
+    "Offer",
+    "Owned",
+    "Parked",
+    "Part",
+    "Permissions",
+    "Revision",
+    "Snapshot",
+    "Template",
+    "Tolerant",
+    "Trouble",
+    "User",
+    "VirtualMachine",
+    "Zone",
+    "kind_and_url",
+    "shown_line",
+    "shown_text",
+    "without_credentials",
+]
