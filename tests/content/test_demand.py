@@ -204,6 +204,12 @@ async def test_what_reads_more_than_a_guest_gets_the_block_that_it_is_in(
     assert others == [(5 * MIB, 5 * MIB + 256 * KIB), (5 * MIB + 512 * KIB, 6 * MIB)]
 
 
+async def test_a_mebibyte_at_random_is_no_reason_to_bring_another(shop, place, autojump_clock):
+    demand, others = await asked_around(shop, place, (5 * MIB, MIB))
+    assert demand == ((5 * MIB, 5 * MIB + 256 * KIB),)
+    assert others == [(5 * MIB + 256 * KIB, 6 * MIB + 512 * KIB)]  # and what is read ahead of it
+
+
 async def test_orders_leave_in_the_order_they_were_started(shop, place, autojump_clock):
     place.data = bytes(range(256)) * (32 * MIB // 256)
     place.latency = 0.0001

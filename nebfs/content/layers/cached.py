@@ -104,7 +104,7 @@ class Cached:
             for slot in missing:
                 order = self._orders.get(slot)
                 if file.claimable(slot) and (order is None or not order.urgent):
-                    order = self._demand(slot, stop, wanted if slot == first else None)
+                    order = self._demand(slot, stop, wanted, early=slot == first)
                 if order is not None and order.urgent:
                     watched[slot] = order
             await file.arrival(first, stop)
@@ -126,8 +126,13 @@ class Cached:
             if self.file.has(slot, slot + 1):
                 self._promised.discard(slot)
 
-    def _demand(self, slot: int, stop: int, wanted: tuple[int, int] | None) -> Order:
-        """Order what a reader waits for, starting with `slot`, and what is around it."""
+    def _demand(
+        self, slot: int, stop: int, wanted: tuple[int, int] | None, *, early: bool
+    ) -> Order:
+        """Order what a reader waits for, starting with `slot`, and what is around it.
+
+        `early`: whether what is `wanted` may be answered before it is all here.
+        """
         file = self.file
         if not self.revision.ranges:
             # This place gives everything from the start or nothing: one pass brings it all.
@@ -135,7 +140,7 @@ class Cached:
         # Of a place far away in parts, as each connection to it begins slowly.
         stop = min(stop, slot + (FAR_SLOTS if self._pace.far else ORDER_SLOTS))
         asked = wanted[1] if wanted is not None else SLOT_SIZE
-        if asked > EARLY or stop > slot + 1:
+        if not early or asked > EARLY or stop > slot + 1:
             wanted = None
         around = 0 if slot in self.guided else self._pace.around >> SLOT_SHIFT
         if around:

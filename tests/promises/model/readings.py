@@ -71,7 +71,7 @@ class Readings(Listings):
         if decoded and shown.thing.past and number == errno.ESTALE:
             return True  # what a look into it has met is remembered for some seconds
         if decoded and shown.md5 and shown.thing.current.md5 != shown.md5:
-            return number in {errno.EIO, errno.EOPNOTSUPP}  # what is damaged has no raw view
+            return number == errno.EIO
         # While its first bytes are not known it has another name, or none.
         said = {*TROUBLES, errno.ENOENT, errno.EAGAIN, errno.ESTALE}
         return self.weather.troubled(self.now) and number in said
