@@ -19,7 +19,7 @@ from dataclasses import replace
 import structlog
 import trio
 
-from nebfs.blocks import SLOT_SIZE
+from nebfs.blocks import SLOT_SIZE, BlockFile
 from nebfs.blocks.index import Verdict
 from nebfs.content.layers.cached import Cached
 from nebfs.content.stack import ReaderFacts
@@ -136,12 +136,21 @@ class Verified:
     async def _await_verdict(self) -> None:
         """Wait for the verdict if the object is complete. Raises Damaged."""
         self.follow()
-        if self._below.file.complete and not self._overdue:
+        file = self._below.file
+        if file.complete and not self._overdue:
             with trio.move_on_after(PATIENCE) as wait:
-                await self._judged.wait()
+                while self.verdict is Verdict.UNKNOWN and self._is_near(file):
+                    await file.arrival(0, file.slots)  # or until some of it has left
             self._overdue = wait.cancelled_caught
         if self.verdict is Verdict.MISMATCH:
             raise self._damaged()
+
+    def _is_near(self, file: BlockFile) -> bool:
+        """Whether all that has not been hashed yet is here. What has left the cache may be brought
+        by nobody but those who would wait for the verdict.
+        """
+        rest = -(-self._hashed // SLOT_SIZE)
+        return file is self._below.file and file.has(rest, file.slots)
 
     def _damaged(self) -> Damaged:
         return Damaged(
@@ -224,6 +233,7 @@ class Verified:
             self.warm = _nothing
             self._on_mismatch()
         self._judged.set()
+        self._below.file.tell()
 
     def facts(self) -> ReaderFacts:
         """Add the verdict to what is known below."""
