@@ -348,17 +348,17 @@ def _view(files: Sequence[Probed]) -> Probed:
 
 def _alone(file: Probed) -> Probed:
     """Return what the raw view of one file is: the disk in it, or the file decompressed."""
-    kind, disk, flaw = file.format.name, file.disk, file.flaw
+    kind, disk, flaw, damaged = file.format.name, file.disk, file.flaw, False
     if file.is_unseen:
         raise NebfsError("nobody has looked into it yet")
-    if file.inside is not None:
-        kind, disk, flaw = file.inside.kind, file.inside.disk, file.inside.flaw
+    inside = file.inside
+    if inside is not None:
+        kind, disk, flaw, damaged = inside.kind, inside.disk, inside.flaw, inside.damaged
     if flaw:
         what = f"{kind} image" if kind in DISKS else "file"
-        damaged = file.inside is not None and file.inside.damaged
         failure = Damaged if damaged else Unsupported
         raise failure(f"there is no raw view of the {what}: {flaw}")
-    if file.inside is not None and file.inside.is_unmeasured:
+    if inside is not None and inside.is_unmeasured:
         raise Unready(
             "its length is known once it was decompressed: opening it does that, and takes as long"
         )

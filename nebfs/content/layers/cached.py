@@ -142,13 +142,13 @@ class Cached:
         asked = wanted[1] if wanted is not None else SLOT_SIZE
         if not early or asked > EARLY or stop > slot + 1:
             wanted = None
+        begin, end = slot, stop
         around = 0 if slot in self.guided else self._pace.around >> SLOT_SHIFT
         if around:
             begin, end = surroundings(slot, stop, asked, around, self._is_known)
         order = self._start(Order(file, slot, stop, priority=Priority.DEMAND, wanted=wanted))
-        if around:
-            self.ahead(stop, end)
-            self.ahead(begin, slot)
+        self.ahead(stop, end)
+        self.ahead(begin, slot)
         return order
 
     def _is_known(self, slot: int) -> bool:

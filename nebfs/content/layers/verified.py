@@ -69,7 +69,6 @@ class Verified:
         self._checksum = checksum
         self._nursery = nursery
         self._on_mismatch = on_mismatch
-        self._judged = trio.Event()
         self._hashing = False
         self._hashed = 0
         self._overdue = False
@@ -129,7 +128,7 @@ class Verified:
                 raise CacheFault("part of it has left the cache before it could be verified")
             self.follow()
             with trio.move_on_after(1.0):
-                await self._judged.wait()
+                await self._below.file.arrival(0, self._below.file.slots)
         if self.verdict is Verdict.MISMATCH:
             raise self._damaged()
 
@@ -232,8 +231,7 @@ class Verified:
         else:
             self.warm = _nothing
             self._on_mismatch()
-        self._judged.set()
-        self._below.file.tell()
+        self._below.file.tell()  # whoever waits in `arrival` looks at the verdict, too
 
     def facts(self) -> ReaderFacts:
         """Add the verdict to what is known below."""
