@@ -17,6 +17,7 @@ from nebfs.content.layers import decoded_stream
 from nebfs.errors import CacheFault, Damaged, NebfsError, Unreachable, Unready, Unsupported
 from nebfs.model import Checksum, Content, Locator
 from tests.content.decoding import noise, pack, text
+from tests.content.reading import read
 
 MIB = 1 << 20
 
@@ -90,11 +91,6 @@ class World:
         if inside.is_unmeasured:
             await self.library.measure(self.file)
         return await self.library.open(self.view, self.prober.view(self.view).revision)
-
-
-async def read(reader, offset, length):
-    view = reader.warm(offset, length)
-    return bytes(view if view is not None else await reader.pread(offset, length))
 
 
 async def read_all(reader, step=MIB):

@@ -12,11 +12,7 @@ import trio.testing
 from nebfs.errors import BadAnswer, Damaged
 from nebfs.model import Checksum
 from nebfs.units import KIB, MIB
-
-
-async def read(reader, offset, length):
-    view = reader.warm(offset, length)
-    return bytes(view) if view is not None else await reader.pread(offset, length)
+from tests.content.reading import read
 
 
 @pytest.fixture

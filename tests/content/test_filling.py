@@ -16,14 +16,9 @@ from nebfs.content.layers.noticed import IDLE
 from nebfs.content.stack import Priority
 from nebfs.errors import Changed, Damaged, Unreachable
 from nebfs.model import Checksum
+from tests.content.reading import read
 
 MIB = 1 << 20
-
-
-async def read(reader, offset, length):
-    """Read as the window to the kernel does."""
-    view = reader.warm(offset, length)
-    return bytes(view) if view is not None else await reader.pread(offset, length)
 
 
 @pytest.fixture

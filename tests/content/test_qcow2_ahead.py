@@ -15,6 +15,7 @@ from nebfs.content.layers.unpacking import MOST, MOST_WAITING, Job, Threads
 from nebfs.errors import Damaged
 from nebfs.units import KIB, MIB
 from tests.content.qcow2 import opened, run
+from tests.content.reading import read
 
 SIZE = 12 * MIB
 DATA = b"".join(random.Random(n).randbytes(2 * KIB) * 32 for n in range(SIZE // (64 * KIB)))
@@ -32,11 +33,6 @@ def image(request, tmp_path_factory):
 def kept(reader):
     """How many clusters of a reader there are in memory."""
     return sum(number == reader.clusters._number for number, _ in packed._KEPT)
-
-
-async def read(reader, offset, length):
-    view = reader.warm(offset, length)
-    return bytes(await reader.pread(offset, length) if view is None else view)
 
 
 async def quiet(reader):

@@ -23,14 +23,9 @@ from nebfs.errors import (
     Unreachable,
 )
 from nebfs.model import Checksum
+from tests.content.reading import read
 
 MIB = 1 << 20
-
-
-async def read(reader, offset, length):
-    """Read as the window to the kernel does."""
-    view = reader.warm(offset, length)
-    return bytes(view) if view is not None else await reader.pread(offset, length)
 
 
 async def test_random_reads_are_right_and_only_what_is_needed_is_fetched(shop, place):

@@ -11,11 +11,7 @@ import trio.testing
 from nebfs.content.layers.verified import hash_threads
 from nebfs.model import Checksum
 from nebfs.units import MIB
-
-
-async def read(reader, offset, length):
-    view = reader.warm(offset, length)
-    return bytes(view if view is not None else await reader.pread(offset, length))
+from tests.content.reading import read
 
 
 @pytest.fixture
