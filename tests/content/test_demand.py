@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from nebfs.content.pace import PAUSE
 from nebfs.errors import BadAnswer, Damaged
 from nebfs.model import Checksum
 from nebfs.units import KIB, MIB
@@ -141,14 +142,14 @@ async def asked_around(shop, place, *reads):
     return demand, joined
 
 
-async def test_of_a_place_far_away_half_a_mebibyte_comes_with_a_small_read_and_after_it(
+async def test_of_a_place_far_away_half_a_mebibyte_comes_with_a_small_read(
     shop, place, autojump_clock
 ):
     demand, others = await asked_around(shop, place, (5 * MIB + 300 * KIB, 10))
     assert demand == ((5 * MIB + 256 * KIB, 5 * MIB + 384 * KIB),)
     assert others == [
-        (5 * MIB, 5 * MIB + 256 * KIB),
-        (5 * MIB + 384 * KIB, 5 * MIB + 512 * KIB),
+        (5 * MIB + 128 * KIB, 5 * MIB + 256 * KIB),
+        (5 * MIB + 384 * KIB, 5 * MIB + 640 * KIB),
     ]
 
 
@@ -156,38 +157,26 @@ async def test_more_comes_with_what_a_guest_reads_of_a_file(shop, place, autojum
     demand, others = await asked_around(shop, place, (5 * MIB + 128 * KIB, 16 * KIB))
     assert demand == ((5 * MIB + 128 * KIB, 5 * MIB + 256 * KIB),)
     assert others == [
-        (4 * MIB + 128 * KIB, 5 * MIB + 128 * KIB),
-        (5 * MIB + 256 * KIB, 6 * MIB + 512 * KIB),
+        (3 * MIB + 896 * KIB, 5 * MIB + 128 * KIB),
+        (5 * MIB + 256 * KIB, 6 * MIB + 640 * KIB),
     ]
 
 
-async def test_still_more_comes_beside_what_was_read_before(shop, place, autojump_clock):
-    first = 5 * MIB + 128 * KIB, 16 * KIB  # as above: up to 6.5 MiB are here
+async def test_what_is_here_is_not_brought_again(shop, place, autojump_clock):
+    first = 5 * MIB + 128 * KIB, 16 * KIB  # as above
     _, others = await asked_around(shop, place, first, (7 * MIB, 16 * KIB))
-    assert others == [
-        (6 * MIB + 512 * KIB, 7 * MIB),
-        (7 * MIB + 128 * KIB, 8 * MIB + 640 * KIB),
-    ]
-
-
-async def test_still_more_comes_before_what_was_read_before(shop, place, autojump_clock):
-    first = 9 * MIB, 16 * KIB  # from 8 MiB on it is here
-    _, others = await asked_around(shop, place, first, (7 * MIB, 16 * KIB))
-    assert others == [
-        (5 * MIB + 768 * KIB, 7 * MIB),
-        (7 * MIB + 128 * KIB, 8 * MIB),
-    ]
+    assert others == [(6 * MIB + 640 * KIB, 7 * MIB), (7 * MIB + 128 * KIB, 8 * MIB + 512 * KIB)]
 
 
 async def test_nothing_is_asked_for_before_the_beginning(shop, place, autojump_clock):
-    _, others = await asked_around(shop, place, (512 * KIB, 16 * KIB))
-    assert others == [(128 * KIB, 512 * KIB), (640 * KIB, 2 * MIB + 128 * KIB)]
+    _, others = await asked_around(shop, place, (MIB, 16 * KIB))
+    assert others == [(128 * KIB, MIB), (MIB + 128 * KIB, 2 * MIB + 512 * KIB)]
 
 
 async def test_nothing_is_asked_for_beyond_the_end(shop, place, autojump_clock):
     _, others = await asked_around(shop, place, (15 * MIB + 512 * KIB, 16 * KIB))
     assert others == [
-        (14 * MIB + 512 * KIB, 15 * MIB + 512 * KIB),
+        (14 * MIB + 256 * KIB, 15 * MIB + 512 * KIB),
         (15 * MIB + 640 * KIB, 16 * MIB),
     ]
 
@@ -203,7 +192,51 @@ async def test_what_reads_more_than_a_guest_gets_the_block_that_it_is_in(
 async def test_a_mebibyte_at_random_is_no_reason_to_bring_another(shop, place, autojump_clock):
     demand, others = await asked_around(shop, place, (5 * MIB, MIB))
     assert demand == ((5 * MIB, 5 * MIB + 256 * KIB),)
-    assert others == [(5 * MIB + 256 * KIB, 6 * MIB + 512 * KIB)]  # and what is read ahead of it
+    assert others == [(5 * MIB + 256 * KIB, 6 * MIB)]
+
+
+async def test_while_connections_are_narrow_several_share_what_is_asked_for(
+    shop, place, autojump_clock
+):
+    place.data = bytes(range(256)) * (64 * MIB // 256)
+    place.latency = 0.02
+    reader = await shop(turns=8).open()
+
+    async def sizes(offset, length):
+        before = len(place.log)
+        await read(reader, offset, length)
+        await trio.testing.wait_all_tasks_blocked()
+        return [stop - start for request in place.log[before:] for start, stop in request.ranges]
+
+    await read(reader, 0, 10)  # shows how far away it is
+    await trio.sleep(0.1)
+    assert max(await sizes(8 * MIB, 16 * KIB)) == 256 * KIB
+    for at in (16, 24, 32):  # 4 MiB in all
+        await read(reader, at * MIB, MIB)
+        await trio.sleep(0.1)
+    assert await sizes(40 * MIB, MIB) == [MIB]
+    await trio.sleep(PAUSE + 0.1)
+    assert await sizes(48 * MIB, MIB) == [256 * KIB] * 4
+    await reader.aclose()
+
+
+async def test_what_a_reader_waits_for_leaves_before_what_is_ordered_ahead_of_it(
+    shop, place, autojump_clock
+):
+    place.data = bytes(range(256)) * (64 * MIB // 256)
+    reader = await shop(turns=8).open()
+    # Many times, as trio runs the tasks of a turn in any order.
+    for at in range(4 * MIB, 60 * MIB, 3 * MIB):
+        place.log.clear()
+        async with trio.open_nursery() as tasks:
+            # As for the kernel: what is not here is read in a task of its own.
+            assert reader.warm(at, MIB) is None
+            tasks.start_soon(reader.pread, at, MIB)
+        await trio.sleep(1)
+        first, *others = (request.ranges[0][0] for request in place.log)
+        assert others
+        assert first == at
+    await reader.aclose()
 
 
 async def test_orders_leave_in_the_order_they_were_started(shop, place, autojump_clock):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nebfs.content.pace import LARGEST, LONGEST, WORTHWHILE, Pace
+from nebfs.content.pace import LARGEST, LONGEST, OPENED, PAUSE, WORTHWHILE, Pace
 from nebfs.units import KIB, MIB
 
 
@@ -19,6 +19,23 @@ def test_around_grows_with_latency_and_rate_up_to_its_limit():
     assert near.far
     assert 0 < near.around < far.around == WORTHWHILE
     assert far.order == LONGEST
+
+
+def test_connections_are_narrow_at_first_and_after_each_pause():
+    pace = Pace(0.02)
+    assert pace.narrow(100.0)
+    pace.arrived(OPENED - 1, 100.0)
+    assert pace.narrow(100.1)
+    pace.arrived(1, 100.1)
+    assert not pace.narrow(100.2)
+    assert pace.narrow(100.15 + PAUSE)
+    pace.arrived(OPENED // 2, 101.0)
+    assert pace.narrow(101.0)
+    assert pace.bytes == OPENED + OPENED // 2
+
+
+def test_those_to_a_place_nearby_are_never_narrow():
+    assert not Pace(0.0005).narrow(100.0)
 
 
 def test_the_best_latency_counts_and_is_forgotten_slowly():

@@ -25,8 +25,13 @@ log = structlog.get_logger()
 ORDER_SLOTS = LARGEST // SLOT_SIZE
 """The most that one request asks for."""
 
-FAR_SLOTS = 256 * KIB // SLOT_SIZE
-"""The same for what a reader waits for of a place that is far away."""
+NARROW_SLOTS = 256 * KIB // SLOT_SIZE
+"""The same while the connections to a place far away are narrow: several of them together give it
+in fewer round trips than one."""
+
+TURNS = 2
+"""Of the event loop, that what nobody waits for is held back: a reader whose task is started with
+it orders what he waits for in the first of them, and that leaves in the second."""
 
 EARLY = 32 * KIB - 256
 """The most that is handed over before its slot is complete: what goes into one message."""
@@ -137,24 +142,23 @@ class Cached:
         if not self.revision.ranges:
             # This place gives everything from the start or nothing: one pass brings it all.
             return self._start(Order(file, 0, file.slots, priority=Priority.DEMAND))
-        # Of a place far away in parts, as each connection to it begins slowly.
-        stop = min(stop, slot + (FAR_SLOTS if self._pace.far else ORDER_SLOTS))
+        stop = min(stop, slot + self._most)
         asked = wanted[1] if wanted is not None else SLOT_SIZE
         if not early or asked > EARLY or stop > slot + 1:
             wanted = None
         begin, end = slot, stop
         around = 0 if slot in self.guided else self._pace.around >> SLOT_SHIFT
         if around:
-            begin, end = surroundings(slot, stop, asked, around, self._is_known)
+            begin, end = surroundings(slot, stop, asked, around)
         order = self._start(Order(file, slot, stop, priority=Priority.DEMAND, wanted=wanted))
         self.ahead(stop, end)
         self.ahead(begin, slot)
         return order
 
-    def _is_known(self, slot: int) -> bool:
-        """Whether a slot is here or on its way."""
-        inside = 0 <= slot < self.file.slots
-        return inside and (slot in self._orders or not self.file.claimable(slot))
+    @property
+    def _most(self) -> int:
+        """The most slots that one request asks for now, unless it is a stream's."""
+        return NARROW_SLOTS if self._pace.narrow(trio.current_time()) else ORDER_SLOTS
 
     def ahead(self, first: int, stop: int, *, stream: bool = False) -> None:
         """Order slots that nobody waits for yet. What is here or on its way is left out.
@@ -164,7 +168,7 @@ class Cached:
         file = self.file
         if not self.revision.ranges or (not stream and max(first - 1, 0) in self.guided):
             return
-        step = self._pace.order >> SLOT_SHIFT if stream else ORDER_SLOTS
+        step = self._pace.order >> SLOT_SHIFT if stream else self._most
         slot = max(first, 0)
         while slot < min(stop, file.slots):
             end = min(slot + step - slot % step, stop, file.slots)
@@ -212,7 +216,8 @@ class Cached:
     async def _run_next(self, priority: Priority) -> None:
         """Carry out the order that was started first: trio runs new tasks in any order."""
         if priority is not Priority.DEMAND:
-            await trio.lowlevel.checkpoint()  # demands of the same moment leave first
+            for _ in range(TURNS):  # demands of the same moment leave first
+                await trio.lowlevel.checkpoint()
         await self._run(self._started[priority].popleft())
 
     async def _run(self, order: Order) -> None:

@@ -50,11 +50,12 @@ class Fetched:
 
         def arrived(filled: Sequence[Filled]) -> None:
             nonlocal first
+            now = trio.current_time()
             if first == asked:
-                first = trio.current_time()
+                first = now
             size = sum(entry.length for entry in filled)
             self.bytes += size
-            self._pace.bytes += size
+            self._pace.arrived(size, now)
             order.arrived(filled)
 
         def came_early(offset: int, data: bytes) -> None:

@@ -27,6 +27,10 @@ RUNS = 4
 PATIENCE = 512 * KIB
 """How long a run must be before anything is ordered ahead."""
 
+FAR_PATIENCE = 4 * MIB
+"""The same for a place far away, of which much is brought around each miss in any case, unless the
+run is a stream. A guest that boots reads up to 3 MiB in a row."""
+
 STREAM = 2 * MIB
 """How long a run without gaps must be to be taken for somebody who reads to the end: one read of
 1 MiB, with what the kernel reads ahead of it, is not. One that began at the beginning of the file,
@@ -98,7 +102,8 @@ class ReadAhead:
             if end > run.end:
                 run.length += end - run.end
                 run.end = end
-        if run.length > PATIENCE and self._limit:
+        patience = FAR_PATIENCE if self._cached.pace.far and not run.stream else PATIENCE
+        if run.length > patience and self._limit:
             self._order(run)
 
     def _order(self, run: _Run) -> None:
