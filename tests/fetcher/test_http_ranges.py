@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nebfs.errors import BadAnswer, Unreachable
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports.http import BURST, Http
-from nebfs.fetcher.transports.http_pool import FAR
+from nebfs.fetcher.transports.http_pool import FAR, RangePool
 from nebfs.fetcher.transports.http_ranges import (
     FIRST_READ,
     HEAD_LIMIT,
@@ -285,6 +285,38 @@ def test_a_glimpse_of_another_version_is_not_taken(serve, origin, big):
     wanted = wanting(big, server.url, origin, start, start + 4096)
     listener = fetch(probe, dataclasses.replace(wanted, expected=old), fd=big.fd)
     assert [data for _, data, _ in listener.glimpses] == [origin.data[start : start + 4096]]
+
+
+def test_it_gets_its_connections_before_what_nobody_waits_for(serve, origin, big, monkeypatch):
+    server = serve(far(origin))
+    start = SLOT + 50_000
+    wanted = wanting(big, server.url, origin, start, start + BURST + 100)
+    others = [
+        big.request(server.url + "/d", (slot, slot + 1), expected=origin.revision)
+        for slot in (2, 3, 0)
+    ]
+    order = []
+    ask = RangePool.ask
+
+    async def noted(pool, target, asked, accept):
+        order.append(asked)
+        return await ask(pool, target, asked, accept)
+
+    async def run():
+        http = Http(SETTINGS)
+        try:
+            await http.fetch(big.request(server.url + "/d", expected=None), big.fd, Listener())
+            monkeypatch.setattr(RangePool, "ask", noted)
+            async with asyncio.TaskGroup() as group:
+                for request in (wanted, *others):  # all in one turn, as the daemon sends them
+                    group.create_task(http.fetch(request, big.fd, Listener()))
+        finally:
+            await http.aclose()
+
+    asyncio.run(run())
+    parts = {(start, start + BURST), (start + BURST, start + BURST + 100), (SLOT, 2 * SLOT)}
+    assert set(order[:3]) == parts
+    assert len(order) == 6
 
 
 def test_connections_to_a_place_far_away_stand_before_they_are_needed(serve, origin, big):

@@ -47,6 +47,11 @@ BURST = 12 << 10
 """Bytes that a connection is sure to give within one round trip: ten packets (RFC 6928), less the
 answer's head. It gives twice as many within the next one, and so on."""
 
+TURNS = 2
+"""Of the event loop: what somebody waits for, if it was asked for in the same one, takes that long
+until each of its parts has a connection. The others come after it: of a place far away there may
+be no more than one or two connections that stand, and any other begins with a round trip."""
+
 Ranges = Sequence[tuple[int, int]]
 
 
@@ -84,6 +89,9 @@ class Http:
         job = Job(request, fd, listener, self._buffers)
         # A probe without ranges still has to ask for something: one byte, which is not kept.
         asked, rest = (ranges[0], ranges[1:]) if ranges else ((0, 1), ())
+        if request.wanted is None and self._is_far(request.locator):
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
         async with self._glimpse(job, asked):
             revision = await self._bring(job, asked, expected, rest)
             if revision.ranges:
