@@ -33,9 +33,9 @@ OPENED: Final = 4 * MIB
 """Bytes after which the connections to a place give what is asked for in one go: each of them
 begins with some 14 KiB for a round trip, and gives twice as many in the next one (RFC 6928)."""
 
-PAUSE: Final = 0.25
-"""Seconds of silence after which they begin again (RFC 5681 section 4.1; Linux: 0.2 s and a round
-trip)."""
+PAUSE: Final = 0.2
+"""Seconds of silence, beside a round trip, after which they begin again (RFC 5681 section 4.1, with
+the shortest time-out that Linux has)."""
 
 
 class Pace:
@@ -75,12 +75,15 @@ class Pace:
     def arrived(self, size: int, now: float) -> None:
         """Take note of `size` bytes that have come, at the second `now` of any one clock."""
         self.bytes += size
-        self._lately = size if now - self._arrived > PAUSE else self._lately + size
+        self._lately = size if self._paused(now) else self._lately + size
         self._arrived = now
 
     def narrow(self, now: float) -> bool:
         """Whether a long answer would take several round trips: its connection is at the start."""
-        return self.far and (self._lately < OPENED or now - self._arrived > PAUSE)
+        return self.far and (self._lately < OPENED or self._paused(now))
+
+    def _paused(self, now: float) -> bool:
+        return now - self._arrived > PAUSE + self.latency
 
     @property
     def far(self) -> bool:

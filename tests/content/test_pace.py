@@ -27,8 +27,8 @@ def test_connections_are_narrow_at_first_and_after_each_pause():
     pace.arrived(OPENED - 1, 100.0)
     assert pace.narrow(100.1)
     pace.arrived(1, 100.1)
-    assert not pace.narrow(100.2)
-    assert pace.narrow(100.15 + PAUSE)
+    assert not pace.narrow(100.1 + PAUSE)
+    assert pace.narrow(100.1 + PAUSE + 0.03)
     pace.arrived(OPENED // 2, 101.0)
     assert pace.narrow(101.0)
     assert pace.bytes == OPENED + OPENED // 2
