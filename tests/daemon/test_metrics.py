@@ -2,8 +2,10 @@
 
 import os
 import socket
-import threading
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
 
 import h11
@@ -144,18 +146,30 @@ def test_the_page_lists_them_all():
     assert page.endswith("## All of them\n\n" + "\n".join(metrics.table()) + "\n")
 
 
+ONE_MORE = """
+import sys, threading
+print("ready", flush=True)
+sys.stdin.readline()
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+opened = open("/dev/null")
+print("more", flush=True)
+sys.stdin.readline()
+"""
+"""What a process of its own does: the threads of the tests' come and go as they please."""
+
+
 def test_what_the_kernel_says_of_a_process():
-    facts = metrics.process_facts(os.getpid())
-    stop = threading.Event()
-    thread = threading.Thread(target=stop.wait)
-    thread.start()
-    try:
-        assert metrics.process_facts(os.getpid()).threads == facts.threads + 1
-    finally:
-        stop.set()
-        thread.join()
-    with open("/dev/null"):
-        assert metrics.process_facts(os.getpid()).descriptors == facts.descriptors + 1
+    argv = [sys.executable, "-c", ONE_MORE]
+    with subprocess.Popen(argv, stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        before = metrics.process_facts(process.pid)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "more\n"
+        after = metrics.process_facts(process.pid)
+        process.stdin.close()
+    assert (before.threads, after.threads) == (1, 2)
+    assert after.descriptors == before.descriptors + 1
     assert metrics.process_facts(2**22 + 1) is None, "numbers of processes are smaller"
 
 
