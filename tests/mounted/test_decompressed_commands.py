@@ -31,7 +31,7 @@ def disk(shared, packed, nebfs, tools):
     (name,) = os.listdir(found)
     nebfs("unpin", "--all", code=1)
     # The kernel tells of a closed file a moment later, and what is decompressed then ends first.
-    tools.wait_until(lambda: not any(kept["open"] for kept in objects(nebfs)))
+    tools.wait_until(lambda: not shared.mount.status()["open_objects"])
     nebfs("cache", "drop", "--all")
     return found / name
 
