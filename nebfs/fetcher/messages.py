@@ -38,7 +38,7 @@ class FetchRequest:
     taken, and a content shorter than the range is no error. `seed` makes a slot's checksum its own:
     ``xxh3_64(slot's bytes, seed=(seed + slot number) % 2**64)``. `wanted` (start, stop) are bytes
     within one slot of the first range that somebody waits for: they are handed over as soon as they
-    come, before their slot is complete.
+    come, before their slot is complete. `awaited`: somebody waits for the first range.
     """
 
     locator: Locator
@@ -47,6 +47,7 @@ class FetchRequest:
     slot_size: int
     seed: int = 0
     wanted: tuple[int, int] | None = None
+    awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ def fetch_to_json(request: FetchRequest) -> dict[str, Any]:
         "slot_size": request.slot_size,
         "seed": request.seed,
         "wanted": request.wanted,
+        "awaited": request.awaited,
     }
 
 
@@ -53,6 +54,7 @@ def fetch_from_json(value: Json) -> FetchRequest:
         slot_size=value["slot_size"],
         seed=value["seed"],
         wanted=tuple(value["wanted"]) if value["wanted"] else None,
+        awaited=value["awaited"],
     )
 
 

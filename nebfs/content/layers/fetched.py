@@ -45,6 +45,7 @@ class Fetched:
             slot_size=SLOT_SIZE,
             seed=order.file.seed,
             wanted=(wanted[0], wanted[0] + wanted[1]) if wanted is not None else None,
+            awaited=order.urgent,
         )
         asked = first = trio.current_time()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ from nebfs.fetcher.transports.http_connections import (
 from nebfs.fetcher.transports.http_jobs import Glimpse, Job, Wanted
 from nebfs.fetcher.transports.http_pool import FAR, RangePool
 from nebfs.fetcher.transports.http_private import EVERYWHERE, Private
-from nebfs.fetcher.transports.http_ranges import Head, Unusual
+from nebfs.fetcher.transports.http_ranges import BURST, Head, Unusual
 from nebfs.fetcher.transports.http_redirects import STALE, Redirects, Turn
 from nebfs.model import Locator, Revision
 
@@ -42,10 +43,6 @@ if TYPE_CHECKING:
 
 PARALLEL_RANGES = 2
 """Ranges of one request under way at once: one is answered while the next one is asked."""
-
-BURST = 12 << 10
-"""Bytes that a connection is sure to give within one round trip: ten packets (RFC 6928), less the
-answer's head. It gives twice as many within the next one, and so on."""
 
 TURNS = 2
 """Of the event loop: what somebody waits for, if it was asked for in the same one, takes that long
@@ -89,7 +86,7 @@ class Http:
         job = Job(request, fd, listener, self._buffers)
         # A probe without ranges still has to ask for something: one byte, which is not kept.
         asked, rest = (ranges[0], ranges[1:]) if ranges else ((0, 1), ())
-        if request.wanted is None and self._is_far(request.locator):
+        if not request.awaited and self._is_far(request.locator):
             for _ in range(TURNS):
                 await asyncio.sleep(0)
         async with self._glimpse(job, asked):
@@ -124,7 +121,8 @@ class Http:
             wanted = Wanted(job, asked, expected)
             keep = True
             try:
-                await self._ask(job.request.locator, asked, wanted.accept)
+                urgent = job.request.awaited
+                await self._ask(job.request.locator, asked, wanted.accept, urgent=urgent)
             except Unusual:
                 pass
             except asyncio.CancelledError:
@@ -160,7 +158,12 @@ class Http:
     # --- over connections of our own ----------------------------------------------------------
 
     async def _ask(
-        self, locator: Locator, asked: tuple[int, int], accept: Callable[[Head, str], Sink | None]
+        self,
+        locator: Locator,
+        asked: tuple[int, int],
+        accept: Callable[[Head, str], Sink | None],
+        *,
+        urgent: bool = False,
     ) -> None:
         """Ask for one range, following redirects. Raises Unusual for what aiohttp is to do."""
         remembered = self._redirects.known(locator)
@@ -193,7 +196,7 @@ class Http:
                     return sink
 
                 try:
-                    head = await self._pool.ask(target, asked, judge)
+                    head = await self._pool.ask(target, asked, judge, urgent=urgent)
                 except Unreachable:
                     if target is not remembered or accepted:
                         raise
@@ -238,12 +241,22 @@ class Http:
             yield
 
     async def _look(self, job: Job, wanted: tuple[int, int]) -> None:
-        """Hand over `wanted`, asked for in parts that come in one burst each."""
-        expected = job.request.expected
+        """Hand over `wanted`, asked for in parts that come within one round trip each."""
+        locator, expected = job.request.locator, job.request.expected
         data = bytearray(wanted[1] - wanted[0])
+        target = self._target(locator)
+        assert target is not None  # noqa: S101 - it is known to be far away
+        shares = self._pool.shares(target, len(data))
+        missing = len(shares)
+
+        def came() -> None:
+            nonlocal missing
+            missing -= 1
+            if not missing:  # here, and not some turns of the loop later, when all tasks have ended
+                job.listener.early(wanted[0], bytes(data))
 
         async def part(start: int, stop: int) -> None:
-            sink = Glimpse(memoryview(data)[start - wanted[0] : stop - wanted[0]])
+            sink = Glimpse(memoryview(data)[start - wanted[0] : stop - wanted[0]], came)
 
             def accept(head: Head, shown: str) -> Sink:
                 if head.status != 206:
@@ -251,17 +264,16 @@ class Http:
                 judge_range(head.status, head.headers, (start, stop), expected, shown)
                 return sink
 
-            await self._ask(job.request.locator, (start, stop), accept)
+            await self._ask(locator, (start, stop), accept, urgent=True)
 
+        first, *others = itertools.pairwise(itertools.accumulate(shares, initial=wanted[0]))
         # Whatever is wrong, the request for the whole range finds it out, too.
         with contextlib.suppress(NebfsError, Unusual, ExceptionGroup):
             async with asyncio.TaskGroup() as group:
-                first, *others = range(*wanted, BURST)
-                for start in others:
-                    group.create_task(part(start, min(start + BURST, wanted[1])))
+                for other in others:
+                    group.create_task(part(*other))
                 # Here, and not as a task: so it is the first to take a connection.
-                await part(first, min(first + BURST, wanted[1]))
-            job.listener.early(wanted[0], bytes(data))
+                await part(*first)
 
     async def _first(self, locator: Locator) -> Target:
         return self._addresses.known(locator) or await self._addresses.find(locator)
@@ -271,8 +283,12 @@ class Http:
     ) -> bool:
         return status in REFUSED and await self._addresses.renewed(locator, target, status, headers)
 
+    def _target(self, locator: Locator) -> Target | None:
+        """Return where its bytes are, if that is known."""
+        return self._redirects.known(locator) or self._addresses.known(locator)
+
     def _is_far(self, locator: Locator) -> bool:
-        target = self._redirects.known(locator) or self._addresses.known(locator)
+        target = self._target(locator)
         return target is not None and self._pool.first_byte(target) >= FAR
 
     # --- by aiohttp ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,10 +61,11 @@ class Wanted:
 
 
 class Glimpse:
-    """A Sink for a few bytes that somebody waits for."""
+    """A Sink for a few bytes that somebody waits for; `came` is called with the last of them."""
 
-    def __init__(self, room: memoryview) -> None:
+    def __init__(self, room: memoryview, came: Callable[[], None]) -> None:
         self._room = room
+        self._came = came
         self.missing = len(room)
 
     def space(self) -> memoryview:
@@ -73,3 +75,5 @@ class Glimpse:
     def advance(self, count: int) -> None:
         """See Sink."""
         self.missing -= count
+        if not self.missing:
+            self._came()

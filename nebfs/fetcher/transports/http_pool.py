@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from operator import attrgetter
+from typing import Any
 
 import aiohappyeyeballs
 from cachetools import LRUCache
@@ -16,7 +18,13 @@ from nebfs.errors import BadAnswer, NebfsError
 from nebfs.fetcher.settings import FetcherSettings
 from nebfs.fetcher.transports.http_connections import KEEP_ALIVE, Target, connect_failure
 from nebfs.fetcher.transports.http_private import EVERYWHERE, Private
-from nebfs.fetcher.transports.http_ranges import Accept, Head, HungUp, RangeConnection
+from nebfs.fetcher.transports.http_ranges import (
+    BURST,
+    Accept,
+    Head,
+    HungUp,
+    RangeConnection,
+)
 
 FADING = 1.05
 """By how much the best time to a first byte grows with each answer that is not as good: a place
@@ -42,6 +50,20 @@ NEXT_ADDRESS = 0.25
 _UNSENDABLE = re.compile(r"[\r\n\0]")
 
 
+class _Waiter:
+    """Somebody who waits for a connection, for an answer of `size` bytes."""
+
+    __slots__ = ("connection", "opening", "size", "urgent")
+
+    def __init__(self, size: int, urgent: bool) -> None:
+        self.connection: asyncio.Future[RangeConnection]
+        self.connection = asyncio.get_running_loop().create_future()
+        self.size = size
+        self.urgent = urgent
+        self.opening = False
+        """Whether one is opened on his behalf, and he is told if that fails."""
+
+
 class _Host:
     """One host: its connections, and who waits for one."""
 
@@ -50,13 +72,13 @@ class _Host:
         self.target = target
         self.tls = tls
         self.most = most
-        self.turns = asyncio.Semaphore(most)
         self.idle: list[RangeConnection] = []
-        """The one used last is the last, and used first: its congestion window is the widest."""
+        """The one used last is the last."""
         self.standing: set[RangeConnection] = set()
         self.preparing: set[asyncio.Task[None]] = set()
-        self.opening = 0
-        """Connections that are opened for requests, beside those that are prepared."""
+        """Those that open connections."""
+        self.waiting: list[_Waiter] = []
+        """Who waits for a connection, in the order in which they get one."""
         self.first_byte = 0.0
         """Seconds until the first byte of an answer usually comes; 0: not known."""
 
@@ -68,15 +90,31 @@ class _Host:
     @property
     def room(self) -> int:
         """How many more connections there may be."""
-        return self.most - len(self.standing) - len(self.preparing) - self.opening
+        return self.most - len(self.standing) - len(self.preparing)
 
-    def kept(self) -> RangeConnection | None:
-        """Return a connection that stands, or None."""
-        while self.idle:
-            connection = self.idle.pop()
-            if connection.usable:
-                return connection
-        return None
+    def wait(self, size: int, *, urgent: bool) -> _Waiter:
+        """Let one more wait, an `urgent` one before all that are not."""
+        waiter = _Waiter(size, urgent)
+        place = len(self.waiting)
+        if urgent:
+            place = next((at for at, other in enumerate(self.waiting) if not other.urgent), place)
+        self.waiting.insert(place, waiter)
+        return waiter
+
+    def kept(self, size: int) -> RangeConnection | None:
+        """Take a connection that stands, or None if there is none: of a place far away the
+        narrowest that gives `size` bytes within one round trip, or else the widest.
+        """
+        standing = [connection for connection in reversed(self.idle) if connection.usable]
+        if not standing:
+            return None
+        chosen = standing[0]
+        if self.first_byte >= FAR:
+            wide = [connection for connection in standing if connection.window >= size]
+            width = attrgetter("window")
+            chosen = min(wide, key=width) if wide else max(standing, key=width)
+        self.idle.remove(chosen)
+        return chosen
 
     def gone(self, connection: RangeConnection) -> None:
         """Forget a connection that was closed."""
@@ -138,35 +176,51 @@ class RangePool:
         """Return in how many seconds the first byte of an answer usually comes; 0: not known."""
         return self._host(target).first_byte
 
-    async def ask(self, target: Target, asked: tuple[int, int], accept: Accept) -> Head:
+    async def ask(
+        self, target: Target, asked: tuple[int, int], accept: Accept, *, urgent: bool = False
+    ) -> Head:
         """Ask `target` for the bytes [start, stop) of `asked`; see RangeConnection.ask.
 
-        A kept connection that the server has just closed is replaced by a fresh one.
+        A kept connection that the server has just closed is replaced by a fresh one. Who is
+        `urgent` gets a connection before all others that wait for one.
         """
         request = self._beginning(target) + b"%d-%d\r\n\r\n" % (asked[0], asked[1] - 1)
         host = self._host(target)
-        async with host.turns:
-            while True:
-                connection = host.kept()
-                if connection is None:
-                    if host.preparing and host.room <= 0:  # one of those stands sooner than another
-                        await asyncio.wait(host.preparing, return_when=asyncio.FIRST_COMPLETED)
-                        continue
-                    connection = await self._open(host)
-                self._prepare(host)
-                fresh = connection.fresh
-                try:
-                    head = await connection.ask(request, accept)
-                except NebfsError as exc:
-                    if isinstance(exc, HungUp) and not fresh:
-                        continue
-                    exc.facts.setdefault("url", target.shown)
-                    raise
-                host.answered(connection.first_byte)
-                if connection.usable:
-                    self._keep(host, connection, spare=False)
-                self._prepare(host)
-                return head
+        while True:
+            connection = await self._connection(host, asked[1] - asked[0], urgent=urgent)
+            self._prepare(host)
+            fresh = connection.fresh
+            try:
+                head = await connection.ask(request, accept)
+            except NebfsError as exc:
+                if isinstance(exc, HungUp) and not fresh:
+                    continue
+                exc.facts.setdefault("url", target.shown)
+                raise
+            host.answered(connection.first_byte)
+            if connection.usable:
+                self._keep(host, connection, spare=False)
+            self._prepare(host)
+            return head
+
+    def shares(self, target: Target, size: int) -> list[int]:
+        """Divide `size` bytes among the connections that are idle or nearly stand: as few of them
+        as give that within one round trip, or all of them. One that was used little gives less than
+        several together.
+        """
+        host = self._host(target)
+        if host.first_byte < FAR:
+            return [size]
+        there = [one.window for one in host.idle] + [BURST] * len(host.preparing)
+        windows: list[int] = []
+        for window in sorted(there, reverse=True):
+            windows.append(window)
+            if sum(windows) >= size:
+                break
+        if len(windows) <= 1:
+            return [size]
+        shares = [size * window // sum(windows) for window in windows]
+        return [size - sum(shares[1:]), *shares[1:]]
 
     def _beginning(self, target: Target) -> bytes:
         """Return a request to `target` up to the numbers of its range. Raises BadAnswer."""
@@ -198,20 +252,61 @@ class RangePool:
             return
         spare = len(host.idle) + len(host.preparing)
         for _ in range(min(SPARE - spare, host.room)):
-            task = asyncio.get_running_loop().create_task(self._open_spare(host))
-            host.preparing.add(task)
-            task.add_done_callback(host.preparing.discard)
+            self._begin(host, self._open_spare(host))
 
     async def _open_spare(self, host: _Host) -> None:
         with contextlib.suppress(NebfsError):  # whoever needs a connection will be told
             self._keep(host, await self._connect(host), spare=True)
 
-    async def _open(self, host: _Host) -> RangeConnection:
-        host.opening += 1
+    async def _open(self, host: _Host, waiter: _Waiter) -> None:
         try:
-            return await self._connect(host)
-        finally:
-            host.opening -= 1
+            connection = await self._connect(host)
+        except NebfsError as exc:
+            if not waiter.connection.done():
+                host.waiting.remove(waiter)
+                waiter.connection.set_exception(exc)
+        else:
+            self._keep(host, connection, spare=True)
+
+    def _begin(self, host: _Host, opening: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(opening)
+        host.preparing.add(task)
+
+        def end(task: asyncio.Task[None]) -> None:
+            host.preparing.discard(task)
+            self._serve(host)  # it may have failed, and somebody have counted on it
+
+        task.add_done_callback(end)
+
+    async def _connection(self, host: _Host, size: int, *, urgent: bool) -> RangeConnection:
+        """Take one that stands, or the first that does: one that is opened, or that another request
+        has done with. Raises NebfsError if one was opened for this request, in vain.
+        """
+        kept = host.kept(size)
+        if kept is not None:
+            return kept
+        waiter = host.wait(size, urgent=urgent)
+        self._serve(host)
+        try:
+            return await waiter.connection
+        except asyncio.CancelledError:
+            if waiter in host.waiting:
+                host.waiting.remove(waiter)
+            elif not waiter.connection.cancelled() and waiter.connection.exception() is None:
+                self._keep(host, waiter.connection.result(), spare=True)  # nobody has taken it
+            raise
+
+    def _serve(self, host: _Host) -> None:
+        """Give those who wait what is idle; open connections for those for whom none is coming."""
+        while host.waiting and not self._closed:
+            kept = host.kept(host.waiting[0].size)
+            if kept is None:
+                break
+            host.waiting.pop(0).connection.set_result(kept)
+        for waiter in host.waiting[len(host.preparing) :]:
+            if not waiter.opening and host.room > 0 and not self._closed:
+                waiter.opening = True
+                self._begin(host, self._open(host, waiter))
 
     async def _connect(self, host: _Host) -> RangeConnection:
         url = host.target.url
@@ -245,6 +340,7 @@ class RangePool:
         loop = asyncio.get_running_loop()
         connection.released = loop.time()
         host.idle.insert(0 if spare else len(host.idle), connection)
+        self._serve(host)
         if self._sweeper is None:
             self._sweeper = loop.call_later(KEEP_ALIVE, self._sweep)
 

@@ -32,6 +32,14 @@ FIRST_READ = 132 << 10
 """Bytes that are read at once while the head is expected, to be copied if they are more than that:
 the answer to a request for one slot of 128 KiB takes one turn of the loop then."""
 
+BURST = 12 << 10
+"""Bytes that a connection is sure to give within one round trip: ten packets (RFC 6928), less the
+answer's head. It gives twice as many within the next one, and so on."""
+
+PAUSE = 0.2
+"""Seconds of silence, beside a round trip, after which it begins again (RFC 5681 section 4.1, with
+the shortest time-out that Linux has)."""
+
 DRAIN_LIMIT = 64 << 10
 """Bytes of a body that nobody wants (of a redirect) for which the connection is worth keeping."""
 
@@ -131,6 +139,8 @@ class RangeConnection(asyncio.BufferedProtocol):
         """When it became idle, on the loop's clock."""
         self.first_byte = 0.0
         """Seconds until the first byte of the latest answer came."""
+        self._carried = 0
+        """Bytes that have come since the last pause."""
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -150,6 +160,8 @@ class RangeConnection(asyncio.BufferedProtocol):
         answer: asyncio.Future[Head] = self._loop.create_future()
         self._answer = answer
         self._accept, self._sink, self._head, self._got = accept, None, None, 0
+        if self._paused:
+            self._carried = 0
         self._asked = self._heard = self._loop.time()
         self._watch = self._loop.call_at(self._heard + self._stall, self._check)
         self._transport.write(request)
@@ -161,6 +173,17 @@ class RangeConnection(asyncio.BufferedProtocol):
             self._watch.cancel()
             if not answer.done() or answer.cancelled() or answer.exception() is not None:
                 self.close()
+
+    @property
+    def window(self) -> int:
+        """About how many bytes it gives within one round trip: as many as have come so far, at
+        most, and its first BURST.
+        """
+        return BURST if self._paused else BURST + self._carried
+
+    @property
+    def _paused(self) -> bool:
+        return self._loop.time() - self._heard > PAUSE + self.first_byte
 
     def close(self) -> None:
         """Close it at once."""
@@ -200,6 +223,7 @@ class RangeConnection(asyncio.BufferedProtocol):
             self.close()  # bytes that nobody asked for
             return
         self._heard = self._loop.time()
+        self._carried += nbytes
         try:
             if self._sink is not None:
                 self._sink.advance(nbytes)
