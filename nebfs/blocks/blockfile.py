@@ -151,6 +151,10 @@ class BlockFile:
         """Return the first slot of these that is absent, or -1."""
         return self._state.find(ABSENT, first, stop) if stop > first else -1
 
+    def proven(self, first: int, stop: int) -> bool:
+        """Whether any of the slots was compared with its checksum, as whatever is read is."""
+        return self._state.find(PROVEN, first, stop) >= 0
+
     def present(self) -> bytes:
         """Return one byte for each slot: 1 where it is here."""
         return bytes(self._state).translate(_HERE)

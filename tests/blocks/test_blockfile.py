@@ -71,6 +71,16 @@ async def test_what_is_not_here_is_never_answered(store):
     await store.release(file)
 
 
+async def test_what_was_read_is_known_for_it(store):
+    file = await store.open(KEY, SIZE)
+    fill(file, content(), 1, 3)
+    assert not file.proven(0, 6)
+    assert file.warm(SLOT_SIZE, 10) is not None
+    assert [file.proven(slot, slot + 1) for slot in range(6)] == [slot == 1 for slot in range(6)]
+    assert file.proven(0, 99)
+    await store.release(file)
+
+
 async def test_slots_survive_close_and_open(store):
     data = content()
     file = await store.open(KEY, SIZE, "http://example/x")

@@ -189,6 +189,54 @@ async def test_what_reads_more_than_a_guest_gets_the_block_that_it_is_in(
     assert others == [(5 * MIB, 5 * MIB + 256 * KIB), (5 * MIB + 512 * KIB, 6 * MIB)]
 
 
+async def test_near_a_miss_twice_as_much_comes(shop, place, autojump_clock):
+    at = 5 * MIB + 640 * KIB
+    _, others = await asked_around(shop, place, (5 * MIB + 300 * KIB, 10), (at, 10))
+    assert others == [(at + 128 * KIB, at + 640 * KIB)]  # and before it all is here
+
+
+async def test_so_it_does_near_what_came_with_a_miss_and_was_read(shop, place, autojump_clock):
+    at = 5 * MIB + 640 * KIB
+    reads = (5 * MIB + 100 * KIB, 10), (5 * MIB + 300 * KIB, 10)
+    _, others = await asked_around(shop, place, *reads, (at, 10))
+    assert others == [(at - 256 * KIB, at), (at + 128 * KIB, at + 640 * KIB)]
+
+
+async def test_near_is_not_any_distance(shop, place, autojump_clock):
+    at = 5 * MIB + 896 * KIB
+    _, others = await asked_around(shop, place, (5 * MIB + 300 * KIB, 10), (at, 10))
+    assert others == [(at - 128 * KIB, at), (at + 128 * KIB, at + 384 * KIB)]
+
+
+async def test_what_comes_with_a_block_comes_one_after_the_other(
+    store, nursery, kinds, autojump_clock
+):
+    """Side by side they would share the way, and what is wanted first be there last."""
+
+    class Timed(kinds.Place):
+        async def fetch(self, request, fd, progress, early=None):
+            times[request.ranges[0][0]] = trio.current_time()
+            return await super().fetch(request, fd, progress, early)
+
+    times = {}
+    place = Timed(bytes(16 * MIB), latency=0.02)
+    shop = kinds.Shop(place, store, nursery, turns=12)
+    reader = await shop.open()
+    await read(reader, 0, 10)
+    await trio.sleep(1)
+    (pace,) = shop.library.paces().values()
+    for at, length, own in ((5 * MIB, 10, 0), (10 * MIB, 128 * KIB, 128 * KIB)):
+        times.clear()
+        rate = pace.rate
+        await read(reader, at, length)
+        await trio.sleep(1)
+        after = at + 128 * KIB
+        others = 256 * KIB if length == 10 else MIB + 384 * KIB
+        assert times[after] - times[at] == pytest.approx(own / rate)
+        assert times[min(times)] - times[after] == pytest.approx(others / rate)
+    await reader.aclose()
+
+
 async def test_a_mebibyte_at_random_is_no_reason_to_bring_another(shop, place, autojump_clock):
     demand, others = await asked_around(shop, place, (5 * MIB, MIB))
     assert demand == ((5 * MIB, 5 * MIB + 256 * KIB),)

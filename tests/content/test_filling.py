@@ -373,6 +373,22 @@ async def test_a_damaged_image_is_found_and_not_filled_again(shop, large, hashin
 # --- turns --------------------------------------------------------------------------------------
 
 
+async def test_what_overtakes_is_let_in_before_what_has_waited_longer(autojump_clock):
+    gate = Gate(1)
+    order = []
+
+    async def take(number, overtakes):
+        async with gate.turn(Priority.READ_AHEAD, overtakes=overtakes):
+            order.append(number)
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        for number, overtakes in enumerate((False, False, True, False, True)):
+            nursery.start_soon(take, number, overtakes)
+            await trio.sleep(0.1)
+    assert order == [0, 4, 2, 1, 3]
+
+
 async def test_what_waits_for_a_turn_is_let_in_by_its_urgency(autojump_clock):
     gate = Gate(1)
     order = []

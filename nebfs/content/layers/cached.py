@@ -12,7 +12,7 @@ import trio
 from nebfs.blocks import SLOT_SIZE, DiskStore
 from nebfs.blocks.blockfile import SLOT_SHIFT
 from nebfs.content.layers.kept import Kept
-from nebfs.content.layers.surroundings import surroundings
+from nebfs.content.layers.surroundings import NEAR, surroundings
 from nebfs.content.pace import LARGEST, Pace
 from nebfs.content.stack import Order, Priority, ReaderFacts, Source
 from nebfs.ending import pass_on
@@ -57,6 +57,9 @@ class Cached:
         """Orders whose tasks have not run yet."""
         self._promised: set[int] = set()
         """Slots of which something was answered early, and which are not here yet."""
+        self._glimpsed: deque[int] = deque(maxlen=256)
+        """The latest slots of which something was to be answered early: nobody may have read them
+        since."""
         self._last_error = ""
         self.waits = 0
         """How many reads had to wait for their place."""
@@ -149,16 +152,38 @@ class Cached:
         begin, end = slot, stop
         around = 0 if slot in self.guided else self._pace.around >> SLOT_SHIFT
         if around:
-            begin, end = surroundings(slot, stop, asked, around)
+            again = self._was_read(slot - NEAR, stop + NEAR)
+            begin, end = surroundings(slot, stop, asked, around, again=again)
+        if wanted is not None:
+            self._glimpsed.append(slot)
         order = self._start(Order(file, slot, stop, priority=Priority.DEMAND, wanted=wanted))
-        self.ahead(stop, end)
-        self.ahead(begin, slot)
+        if begin < slot or stop < end:
+            self._nursery.start_soon(self._around, order, begin, end)
         return order
 
     @property
     def _most(self) -> int:
         """The most slots that one request asks for now, unless it is a stream's."""
         return NARROW_SLOTS if self._pace.narrow(trio.current_time()) else ORDER_SLOTS
+
+    def _was_read(self, first: int, stop: int) -> bool:
+        """Whether anybody has read of these slots, which may be beyond the ends of the object."""
+        slots = range(first, stop)
+        return self.file.proven(max(first, 0), stop) or any(s in slots for s in self._glimpsed)
+
+    async def _around(self, order: Order, begin: int, end: int) -> None:
+        """Order what is after a reader's own order, then what is before it. Each so much later as
+        the bytes take that are wanted sooner: side by side they would keep each other from coming.
+        """
+        if order.wanted is None:
+            await trio.sleep(self._takes(order.stop - order.first))
+        self.ahead(order.stop, end)
+        if begin < order.first:
+            await trio.sleep(self._takes(end - order.stop))
+            self.ahead(begin, order.first)
+
+    def _takes(self, slots: int) -> float:
+        return (slots << SLOT_SHIFT) / self._pace.rate
 
     def ahead(self, first: int, stop: int, *, stream: bool = False) -> None:
         """Order slots that nobody waits for yet. What is here or on its way is left out.

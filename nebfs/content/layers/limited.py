@@ -52,12 +52,19 @@ class Gate:
         return priority is Priority.READ_AHEAD and guessed < self._turns and room
 
     @asynccontextmanager
-    async def turn(self, priority: Priority) -> AsyncIterator[Callable[[], None]]:
-        """Hold one turn; what is yielded ends it before the block does."""
+    async def turn(
+        self, priority: Priority, *, overtakes: bool = False
+    ) -> AsyncIterator[Callable[[], None]]:
+        """Hold one turn; what is yielded ends it before the block does. `overtakes`: it is worth
+        more than what has waited longer.
+        """
         queue = self._queues[priority]
         if queue or not self._admits(priority):
             event = trio.Event()
-            queue.append(event)
+            if overtakes:
+                queue.appendleft(event)
+            else:
+                queue.append(event)
             try:
                 await event.wait()
             except trio.Cancelled:
@@ -119,7 +126,9 @@ class Limited:
         """Wait for a turn, then pass the order on."""
         came = trio.current_time()
         if not order.stream or not self._pace.far:
-            async with self._gate.turn(order.priority):
+            # What is around the latest miss is wanted sooner than what was around those before.
+            latest = order.priority is Priority.READ_AHEAD and not order.stream
+            async with self._gate.turn(order.priority, overtakes=latest):
                 self.waited += trio.current_time() - came
                 await self._below.fill(order)
             return

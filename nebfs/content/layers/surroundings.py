@@ -19,11 +19,20 @@ a guest reads of its files, where most of what it reads next is near: a program'
 then its end, then something before it."""
 
 
-def surroundings(first: int, stop: int, wanted: int, unit: int) -> tuple[int, int]:
+NEAR: Final = 4
+"""Slots from one that was read within which a miss says that more will be read there: twice as much
+is brought then. One miss of ten does not follow; what is fetched in all grows little or not."""
+
+
+def surroundings(
+    first: int, stop: int, wanted: int, unit: int, *, again: bool = False
+) -> tuple[int, int]:
     """Return which slots, first and one past the last, are worth having when a reader that asked
     for `wanted` bytes waits for those from `first` to `stop`. They may be beyond both ends of the
-    object. `unit`: how many are worth a request.
+    object. `unit`: how many are worth a request. `again`: something NEAR was read before.
     """
+    if again and wanted < LARGE:
+        unit *= 2
     if wanted >= LARGE:
         begin = first - first % unit
         return begin, max(begin + unit, stop)
