@@ -46,6 +46,19 @@ class Wire(asyncio.Transport):
         return False
 
 
+class Body:
+    """Takes so many bytes."""
+
+    def __init__(self, missing):
+        self.missing = missing
+
+    def space(self):
+        return memoryview(bytearray(self.missing))
+
+    def advance(self, count):
+        self.missing -= count
+
+
 def test_a_connection_gives_more_the_more_it_has_carried_and_begins_again_after_a_pause():
     async def run():
         connection = RangeConnection(1.0, lambda _: None)
@@ -168,6 +181,36 @@ def test_a_connection_for_somebody_who_has_gone_is_given_to_the_next(serve, orig
             await pool.aclose()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("end", ["breaks off", "says close"])
+def test_who_waits_gets_another_connection_when_the_only_one_ends(serve, origin, end):
+    def script(request):
+        if request.range == (0, 1):
+            if end == "breaks off":
+                yield origin(request)[:-1]
+                yield b""
+            yield dataclasses.replace(origin, extra={"connection": "close"})(request)
+            yield b""
+        yield origin(request)
+
+    server = serve(script)
+
+    async def run():
+        pool = RangePool(dataclasses.replace(SETTINGS, connections_per_host=1), tls=None)
+        place = first_target(server.url + "/d")
+
+        async def ask(at):
+            await pool.ask(place, (at, at + 1), lambda head: Body(1))
+
+        try:
+            return await asyncio.gather(*map(ask, range(3)), return_exceptions=True)
+        finally:
+            await pool.aclose()
+
+    first, *others = asyncio.run(asyncio.wait_for(run(), 20))
+    assert others == [None, None]
+    assert (first is None) is (end == "says close")
 
 
 def test_a_connection_that_cannot_be_opened_is_a_failure_of_who_needs_it(serve, origin):

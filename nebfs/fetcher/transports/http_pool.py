@@ -7,6 +7,7 @@ import contextlib
 import re
 import ssl
 from collections.abc import Callable, Coroutine
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -312,7 +313,7 @@ class RangePool:
         url = host.target.url
         name = url.host or ""
         tls = host.tls
-        made = RangeConnection(self._settings.stall_timeout, host.gone)
+        made = RangeConnection(self._settings.stall_timeout, partial(self._ended, host))
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
                 connected = await aiohappyeyeballs.start_connection(
@@ -331,6 +332,10 @@ class RangePool:
             raise connect_failure(exc, host.target.shown, self._settings) from exc
         host.standing.add(made)
         return made
+
+    def _ended(self, host: _Host, connection: RangeConnection) -> None:
+        host.gone(connection)
+        self._serve(host)  # there is room for another one now
 
     def _keep(self, host: _Host, connection: RangeConnection, *, spare: bool) -> None:
         """Keep an idle connection, as the next to be used or, if it is a `spare`, as the last."""
