@@ -168,14 +168,15 @@ def test_a_connection_for_somebody_who_has_gone_is_given_to_the_next(serve, orig
         try:
             held = await pool._connection(host, 1, urgent=False)
             waiting = [
-                asyncio.create_task(pool._connection(host, 1, urgent=False)) for _ in range(3)
+                asyncio.create_task(pool._connection(host, 1, urgent=False)) for _ in range(4)
             ]
             await asyncio.sleep(0)
             waiting[0].cancel()  # while it waits
             await asyncio.sleep(0)
+            waiting[1].cancel()  # while it waits, and it does not know it yet when it is served
             pool._keep(host, held, spare=False)
-            waiting[1].cancel()  # when it was served, and does not know it yet
-            assert await asyncio.wait_for(waiting[2], 10) is held
+            waiting[2].cancel()  # when it was served, and does not know it yet
+            assert await asyncio.wait_for(waiting[3], 10) is held
             assert host.waiting == []
         finally:
             await pool.aclose()

@@ -299,6 +299,8 @@ class RangePool:
 
     def _serve(self, host: _Host) -> None:
         """Give those who wait what is idle; open connections for those for whom none is coming."""
+        # Who was cancelled may not have taken leave yet.
+        host.waiting = [waiter for waiter in host.waiting if not waiter.connection.done()]
         while host.waiting and not self._closed:
             kept = host.kept(host.waiting[0].size)
             if kept is None:
