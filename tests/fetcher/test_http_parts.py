@@ -214,6 +214,35 @@ def test_who_waits_gets_another_connection_when_the_only_one_ends(serve, origin,
     assert (first is None) is (end == "says close")
 
 
+def test_who_waits_gets_another_one_when_his_own_went_to_somebody_before_him(serve, origin):
+    """As each who is urgent takes what was opened for the one who is not, and ends it."""
+
+    def script(request):
+        if request.range[0]:
+            yield dataclasses.replace(origin, extra={"connection": "close"})(request)
+            yield b""
+        yield origin(request)
+
+    server = serve(script)
+
+    async def run():
+        pool = RangePool(dataclasses.replace(SETTINGS, connections_per_host=1), tls=None)
+        place = first_target(server.url + "/d")
+
+        async def ask(at):
+            await pool.ask(place, (at, at + 1), lambda head: Body(1), urgent=at > 0)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for at in range(4):
+                    group.create_task(ask(at))
+        finally:
+            await pool.aclose()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert [request.range[0] for request in server.requests] == [1, 2, 3, 0]
+
+
 def test_a_connection_that_cannot_be_opened_is_a_failure_of_who_needs_it(serve, origin):
     server = serve(origin)
 

@@ -189,6 +189,8 @@ class RangePool:
         host = self._host(target)
         while True:
             connection = await self._connection(host, asked[1] - asked[0], urgent=urgent)
+            if not connection.usable and not connection.fresh:
+                continue  # it has ended since it was given to us
             self._prepare(host)
             fresh = connection.fresh
             try:
@@ -268,6 +270,8 @@ class RangePool:
                 waiter.connection.set_exception(exc)
         else:
             self._keep(host, connection, spare=True)
+        finally:
+            waiter.opening = False  # somebody before him may have it
 
     def _begin(self, host: _Host, opening: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(opening)
@@ -332,6 +336,8 @@ class RangePool:
                 )
         except (OSError, ValueError) as exc:  # TimeoutError and SSLError are OSErrors
             raise connect_failure(exc, host.target.shown, self._settings) from exc
+        if not made.usable:
+            raise HungUp("the server closed the connection at once", url=host.target.shown)
         host.standing.add(made)
         return made
 

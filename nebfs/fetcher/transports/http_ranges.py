@@ -156,7 +156,8 @@ class RangeConnection(asyncio.BufferedProtocol):
         Raises HungUp, Unreachable, BadAnswer, Unusual, and what `accept` and its sink raise. After
         any failure, and after a cancellation, the connection is closed.
         """
-        assert self._transport is not None  # noqa: S101 - it was connected
+        if self._transport is None:
+            raise HungUp("the server closed the connection without an answer")
         answer: asyncio.Future[Head] = self._loop.create_future()
         self._answer = answer
         self._accept, self._sink, self._head, self._got = accept, None, None, 0
