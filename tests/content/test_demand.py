@@ -181,6 +181,14 @@ async def test_nothing_is_asked_for_beyond_the_end(shop, place, autojump_clock):
     ]
 
 
+async def test_at_the_end_what_would_be_beyond_it_is_brought_from_before_it(
+    shop, place, autojump_clock
+):
+    """Where a guest's kernel looks for one thing after the other, the last one first."""
+    _, others = await asked_around(shop, place, (16 * MIB - 64 * KIB, 10))
+    assert others == [(15 * MIB + 512 * KIB, 16 * MIB - 128 * KIB)]
+
+
 async def test_what_reads_more_than_a_guest_gets_the_block_that_it_is_in(
     shop, place, autojump_clock
 ):

@@ -153,7 +153,7 @@ class Cached:
         around = 0 if slot in self.guided else self._pace.around >> SLOT_SHIFT
         if around:
             again = self._was_read(slot - NEAR, stop + NEAR)
-            begin, end = surroundings(slot, stop, asked, around, again=again)
+            begin, end = surroundings(slot, stop, asked, around, file.slots, again=again)
         if wanted is not None:
             self._glimpsed.append(slot)
         order = self._start(Order(file, slot, stop, priority=Priority.DEMAND, wanted=wanted))

@@ -25,11 +25,12 @@ is brought then. One miss of ten does not follow; what is fetched in all grows l
 
 
 def surroundings(
-    first: int, stop: int, wanted: int, unit: int, *, again: bool = False
+    first: int, stop: int, wanted: int, unit: int, slots: int, *, again: bool = False
 ) -> tuple[int, int]:
     """Return which slots, first and one past the last, are worth having when a reader that asked
     for `wanted` bytes waits for those from `first` to `stop`. They may be beyond both ends of the
-    object. `unit`: how many are worth a request. `again`: something NEAR was read before.
+    object, which has `slots`. `unit`: how many are worth a request. `again`: something NEAR was
+    read before.
     """
     if again and wanted < LARGE:
         unit *= 2
@@ -37,5 +38,8 @@ def surroundings(
         begin = first - first % unit
         return begin, max(begin + unit, stop)
     if wanted <= SMALL:
-        return first - unit // 8, max(first + 1 + unit // 4, stop)
+        end = max(first + 1 + unit // 4, stop)
+        # Whoever looks at a disk's end looks for what may be there (the second partition table,
+        # labels of RAID and ZFS), and goes on before it.
+        return first - unit // 8 - max(0, end - slots), end
     return first - unit * 5 // 4, max(first + unit * 3 // 2, stop)
