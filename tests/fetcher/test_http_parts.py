@@ -9,6 +9,7 @@ import os
 import threading
 import time
 
+import aiohappyeyeballs
 import pytest
 
 from nebfs.errors import Unreachable
@@ -258,6 +259,40 @@ def test_a_connection_that_cannot_be_opened_is_a_failure_of_who_needs_it(serve, 
 
     failures = asyncio.run(asyncio.wait_for(run(), 20))
     assert [type(failure) for failure in failures] == [Unreachable] * 12
+
+
+def test_of_a_place_that_is_slow_to_connect_others_stand_before_the_first_answer(
+    serve, origin, monkeypatch
+):
+    answering = threading.Event()
+
+    def script(request):
+        assert answering.wait(10)
+        return origin(request)
+
+    connect = aiohappyeyeballs.start_connection
+
+    async def slow(*args, **kwargs):
+        await asyncio.sleep(2 * FAR)
+        return await connect(*args, **kwargs)
+
+    monkeypatch.setattr(aiohappyeyeballs, "start_connection", slow)
+    server = serve(script)
+
+    async def run():
+        pool = RangePool(SETTINGS, tls=None)
+        place = first_target(server.url + "/d")
+        try:
+            asked = asyncio.create_task(pool.ask(place, (0, 1), lambda head: Body(1)))
+            host = pool._host(place)
+            await until(lambda: len(host.idle) >= 4)
+            answering.set()
+            await asked
+        finally:
+            answering.set()
+            await pool.aclose()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
 
 
 # --- in parts ---

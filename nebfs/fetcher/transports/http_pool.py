@@ -320,14 +320,22 @@ class RangePool:
         name = url.host or ""
         tls = host.tls
         made = RangeConnection(self._settings.stall_timeout, partial(self._ended, host))
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
+                addresses = await self._private.resolve(url)
+                began = loop.time()
                 connected = await aiohappyeyeballs.start_connection(
-                    await self._private.resolve(url),
+                    addresses,
                     happy_eyeballs_delay=NEXT_ADDRESS,
                     interleave=1,
                 )
-                await asyncio.get_running_loop().create_connection(
+                took = loop.time() - began
+                if not host.first_byte and took >= FAR:
+                    # A round trip: no first byte comes sooner. The first to ask has other
+                    # connections opened meanwhile. (One that is short may be to a balancer only.)
+                    host.answered(took)
+                await loop.create_connection(
                     lambda: made,
                     sock=connected,
                     ssl=tls,
