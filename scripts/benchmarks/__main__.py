@@ -25,7 +25,7 @@ from scripts.benchmarks.registry import CASES, Case
 from scripts.benchmarks.report import Report
 from scripts.benchmarks.rounds import Bench, Result
 from scripts.benchmarks.servers import certificate
-from scripts.benchmarks.sites import SERVER, link, loopback, why_no_link
+from scripts.benchmarks.sites import CONGESTION, SERVER, link, loopback, why_no_link
 
 SIZES = (1024, 256, 256, 256, 256, 1024, 256)
 """MiB: the large image, four that stream, one for each trace (which says how far it reaches)."""
@@ -52,6 +52,12 @@ def options() -> argparse.Namespace:
     parser.add_argument("--svg", metavar="FILE", help="draw the comparison")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables as Markdown")
     parser.add_argument("--verify", action="store_true", help="give nebfs the images' checksums")
+    parser.add_argument(
+        "--congestion",
+        default=CONGESTION,
+        metavar="NAME",
+        help=f"TCP congestion control at both ends of the link ({CONGESTION})",
+    )
     parser.add_argument("--scratch", type=Path, help="where images and caches go (TMPDIR)")
     parser.add_argument("-o", action="append", default=[], help="a setting for nebfs: name=value")
     parser.add_argument(
@@ -104,7 +110,8 @@ def measure(chosen: argparse.Namespace, home: Path) -> Report:
         far, no_link = None, why_no_link()
         if no_link is None and any(case.needs_link for case in wanted):
             try:
-                far = stack.enter_context(link(home / "far", root, tls, images))
+                far = stack.enter_context(link(home / "far", root, tls, images, chosen.congestion))
+                report.machine["link, congestion control"] = chosen.congestion
                 report.machine["round trip ms"] = round(far.round_trip() * 1e3, 2)
             except Failed as exc:
                 no_link = str(exc)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import statistics
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +23,10 @@ DELAY_US, MBIT = 10_000, 1000
 """One way: a round trip takes 20 ms, as between cities some 2,000 km apart."""
 QUEUE = 4_000_000
 """Bytes that may wait to be sent, 1.6 times bandwidth times round trip: a router's buffer."""
+CONGESTION = "cubic"
+"""How the server at the far end controls congestion: what Linux does unless it is told otherwise.
+Left to the machine the figures would depend on a setting that nobody sees. With bbr, which some
+large providers use, they are others: packets leave spread over a round trip, few are lost."""
 SERVER = "10.11.12.1"
 """The server's address on the link, which link.c gives it."""
 TLS_NUMBERS = 1000
@@ -93,8 +98,12 @@ def why_no_link() -> str | None:
 
 
 @contextmanager
-def link(home: Path, root: Path, tls: Path, images: list[Image]) -> Iterator[Site]:
-    """Serve `root` at the far end of a link of 20 ms and 1 Gbit/s. Failed: it cannot be made."""
+def link(
+    home: Path, root: Path, tls: Path, images: list[Image], congestion: str = CONGESTION
+) -> Iterator[Site]:
+    """Serve `root` at the far end of a link of 20 ms and 1 Gbit/s. Failed: it cannot be made, or
+    the kernel does not have this way to control `congestion`.
+    """
     if reason := why_no_link():
         raise Failed(reason)
     home.mkdir(parents=True, exist_ok=True)
@@ -107,6 +116,13 @@ def link(home: Path, root: Path, tls: Path, images: list[Image]) -> Iterator[Sit
         server, client = (
             ("nsenter", f"--net=/proc/{cable.pid}/fd/{int(number)}") for number in line
         )
+        setting = f"echo {shlex.quote(congestion)} > /proc/sys/net/ipv4/tcp_congestion_control"
+        for end in (server, client):
+            try:
+                run(*end, "sh", "-c", setting)
+            except Failed as exc:
+                reason = f"this kernel does not control congestion by {congestion}"
+                raise Failed(reason) from exc
         with (
             nginx(home / "web", root, tls, SERVER, server) as web,
             frontend(home / "frontend", _apps(web, images), enter=client) as (url, pid),
