@@ -98,9 +98,7 @@ def why_no_link() -> str | None:
 
 
 @contextmanager
-def link(
-    home: Path, root: Path, tls: Path, images: list[Image], congestion: str = CONGESTION
-) -> Iterator[Site]:
+def link(home: Path, root: Path, tls: Path, images: list[Image], congestion: str) -> Iterator[Site]:
     """Serve `root` at the far end of a link of 20 ms and 1 Gbit/s. Failed: it cannot be made, or
     the kernel does not have this way to control `congestion`.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -127,6 +128,16 @@ async def until(true):
     pytest.fail("it does not happen")
 
 
+@contextlib.asynccontextmanager
+async def pooled(server, most=1):
+    """Give a pool of at most so many connections to a host, and a place on the server."""
+    pool = RangePool(dataclasses.replace(SETTINGS, connections_per_host=most), tls=None)
+    try:
+        yield pool, first_target(server.url + "/d")
+    finally:
+        await pool.aclose()
+
+
 def test_who_is_waited_for_gets_a_connection_before_the_others(serve, origin):
     first = threading.Event()
 
@@ -138,22 +149,18 @@ def test_who_is_waited_for_gets_a_connection_before_the_others(serve, origin):
     server = serve(script)
 
     async def run():
-        pool = RangePool(dataclasses.replace(SETTINGS, connections_per_host=1), tls=None)
-        place = first_target(server.url + "/d")
+        async with pooled(server) as (pool, place), asyncio.TaskGroup() as group:
 
-        async def ask(at, urgent):
-            await pool.ask(place, (at, at + 1), lambda head: None, urgent=urgent)
+            def ask(at, urgent):
+                asked = pool.ask(place, (at, at + 1), lambda head: None, urgent=urgent)
+                group.create_task(asked)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(ask(0, urgent=False))
-                await until(lambda: server.requests)
-                for at, urgent in enumerate((False, True, False, True), start=1):
-                    group.create_task(ask(at, urgent))
-                await asyncio.sleep(0)
-                first.set()
-        finally:
-            await pool.aclose()
+            ask(0, urgent=False)
+            await until(lambda: server.requests)
+            for at, urgent in enumerate((False, True, False, True), start=1):
+                ask(at, urgent)
+            await asyncio.sleep(0)
+            first.set()
 
     asyncio.run(run())
     assert [request.range[0] for request in server.requests] == [0, 2, 4, 1, 3]
@@ -163,10 +170,8 @@ def test_a_connection_for_somebody_who_has_gone_is_given_to_the_next(serve, orig
     server = serve(origin)
 
     async def run():
-        pool = RangePool(dataclasses.replace(SETTINGS, connections_per_host=1), tls=None)
-        place = first_target(server.url + "/d")
-        host = pool._host(place)
-        try:
+        async with pooled(server) as (pool, place):
+            host = pool._host(place)
             held = await pool._connection(host, 1, urgent=False)
             waiting = [
                 asyncio.create_task(pool._connection(host, 1, urgent=False)) for _ in range(4)
@@ -179,8 +184,6 @@ def test_a_connection_for_somebody_who_has_gone_is_given_to_the_next(serve, orig
             waiting[2].cancel()  # when it was served, and does not know it yet
             assert await asyncio.wait_for(waiting[3], 10) is held
             assert host.waiting == []
-        finally:
-            await pool.aclose()
 
     asyncio.run(run())
 
@@ -199,16 +202,12 @@ def test_who_waits_gets_another_connection_when_the_only_one_ends(serve, origin,
     server = serve(script)
 
     async def run():
-        pool = RangePool(dataclasses.replace(SETTINGS, connections_per_host=1), tls=None)
-        place = first_target(server.url + "/d")
+        async with pooled(server) as (pool, place):
 
-        async def ask(at):
-            await pool.ask(place, (at, at + 1), lambda head: Body(1))
+            async def ask(at):
+                await pool.ask(place, (at, at + 1), lambda head: Body(1))
 
-        try:
             return await asyncio.gather(*map(ask, range(3)), return_exceptions=True)
-        finally:
-            await pool.aclose()
 
     first, *others = asyncio.run(asyncio.wait_for(run(), 20))
     assert others == [None, None]
@@ -227,18 +226,10 @@ def test_who_waits_gets_another_one_when_his_own_went_to_somebody_before_him(ser
     server = serve(script)
 
     async def run():
-        pool = RangePool(dataclasses.replace(SETTINGS, connections_per_host=1), tls=None)
-        place = first_target(server.url + "/d")
-
-        async def ask(at):
-            await pool.ask(place, (at, at + 1), lambda head: Body(1), urgent=at > 0)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for at in range(4):
-                    group.create_task(ask(at))
-        finally:
-            await pool.aclose()
+        async with pooled(server) as (pool, place), asyncio.TaskGroup() as group:
+            for at in range(4):
+                asked = pool.ask(place, (at, at + 1), lambda head: Body(1), urgent=at > 0)
+                group.create_task(asked)
 
     asyncio.run(asyncio.wait_for(run(), 20))
     assert [request.range[0] for request in server.requests] == [1, 2, 3, 0]
@@ -248,14 +239,10 @@ def test_a_connection_that_cannot_be_opened_is_a_failure_of_who_needs_it(serve, 
     server = serve(origin)
 
     async def run():
-        pool = RangePool(SETTINGS, tls=None)
-        place = first_target(server.url + "/d")
-        try:
+        async with pooled(server, SETTINGS.connections_per_host) as (pool, place):
             server.close()
             asked = [pool.ask(place, (n, n + 1), lambda head: None) for n in range(12)]
             return await asyncio.gather(*asked, return_exceptions=True)
-        finally:
-            await pool.aclose()
 
     failures = asyncio.run(asyncio.wait_for(run(), 20))
     assert [type(failure) for failure in failures] == [Unreachable] * 12
@@ -280,17 +267,14 @@ def test_of_a_place_that_is_slow_to_connect_others_stand_before_the_first_answer
     server = serve(script)
 
     async def run():
-        pool = RangePool(SETTINGS, tls=None)
-        place = first_target(server.url + "/d")
-        try:
+        async with pooled(server, SETTINGS.connections_per_host) as (pool, place):
             asked = asyncio.create_task(pool.ask(place, (0, 1), lambda head: Body(1)))
             host = pool._host(place)
-            await until(lambda: len(host.idle) >= 4)
-            answering.set()
-            await asked
-        finally:
-            answering.set()
-            await pool.aclose()
+            try:
+                await until(lambda: len(host.idle) >= 4)
+            finally:
+                answering.set()
+                await asked
 
     asyncio.run(asyncio.wait_for(run(), 30))
 

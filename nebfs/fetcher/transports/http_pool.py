@@ -189,8 +189,6 @@ class RangePool:
         host = self._host(target)
         while True:
             connection = await self._connection(host, asked[1] - asked[0], urgent=urgent)
-            if not connection.usable and not connection.fresh:
-                continue  # it has ended since it was given to us
             self._prepare(host)
             fresh = connection.fresh
             try:
