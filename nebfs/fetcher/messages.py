@@ -5,6 +5,7 @@ They cross a process border as JSON (see wire.py), so they hold only text, numbe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -38,7 +39,8 @@ class FetchRequest:
     taken, and a content shorter than the range is no error. `seed` makes a slot's checksum its own:
     ``xxh3_64(slot's bytes, seed=(seed + slot number) % 2**64)``. `wanted` (start, stop) are bytes
     within one slot of the first range that somebody waits for: they are handed over as soon as they
-    come, before their slot is complete. `awaited`: somebody waits for the first range.
+    come, before their slot is complete. `awaited`: somebody waits for the first range. `since`:
+    when it was made (``time.monotonic``, which is one clock for all processes of a machine).
     """
 
     locator: Locator
@@ -48,6 +50,7 @@ class FetchRequest:
     seed: int = 0
     wanted: tuple[int, int] | None = None
     awaited: bool = False
+    since: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

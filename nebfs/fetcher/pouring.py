@@ -105,6 +105,7 @@ class Pour:
             slot_size=vessel.request.slot_size,
             content_size=vessel.content_size,
             seed=vessel.request.seed,
+            since=vessel.request.since,
             report=self._reported,
         )
 

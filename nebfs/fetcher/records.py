@@ -41,6 +41,7 @@ def fetch_to_json(request: FetchRequest) -> dict[str, Any]:
         "seed": request.seed,
         "wanted": request.wanted,
         "awaited": request.awaited,
+        "since": request.since,
     }
 
 
@@ -55,6 +56,7 @@ def fetch_from_json(value: Json) -> FetchRequest:
         seed=value["seed"],
         wanted=tuple(value["wanted"]) if value["wanted"] else None,
         awaited=value["awaited"],
+        since=value["since"],
     )
 
 

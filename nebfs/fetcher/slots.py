@@ -28,6 +28,11 @@ A fresh one costs a page fault for every 4 KiB: 75 us for a slot of 128 KiB, as 
 
 _SEEDS = 1 << 64
 
+_slow: dict[int, float] = {}
+"""When a disk was last found slow (``time.monotonic``), by its device. The whole process waits
+while it writes: what else was under way by then is not to take as long, one after the other.
+"""
+
 Report = Callable[[Sequence[Filled]], None]
 
 
@@ -77,6 +82,7 @@ class SlotWriter:
         "_report",
         "_seconds",
         "_seed",
+        "_since",
         "_slot_size",
         "_stop",
         "_view",
@@ -93,11 +99,13 @@ class SlotWriter:
         slot_size: int,
         content_size: int,
         seed: int,
+        since: float,
         report: Report,
     ) -> None:
         """Fill [`start`, `stop`) of a content of `content_size` bytes; `start` begins a slot.
 
-        `buffer` holds a whole number of slots and is the caller's again after the last call.
+        `buffer` holds a whole number of slots and is the caller's again after the last call. What
+        was asked for `since` then (``time.monotonic``) is not written to a disk found slow later.
         """
         if start % slot_size or len(buffer) % slot_size:
             raise ValueError(f"{start} or {len(buffer)} is not a multiple of {slot_size}")
@@ -108,6 +116,7 @@ class SlotWriter:
         self._slot_size = slot_size
         self._content_size = content_size
         self._seed = seed
+        self._since = since
         self._seconds = 0.0  # spent on writing
         self._report = report
         self._stop = stop
@@ -196,6 +205,8 @@ class SlotWriter:
 
     def _write(self, start: int, stop: int) -> None:
         began = time.monotonic()
+        if _slow and _slow.get(os.fstat(self._fd).st_dev, 0.0) > self._since:
+            raise CacheFault("the cache disk is slow")
         while start < stop:
             try:
                 start += os.pwrite(self._fd, self._view[start:stop], self._base + start)
@@ -204,6 +215,8 @@ class SlotWriter:
                 raise CacheFault(
                     "the cache file could not be written", reason=exc.strerror, errno=exc.errno
                 ) from exc
-        self._seconds += time.monotonic() - began
-        if self._seconds > SLOW:  # and the whole process waits while it writes
+        now = time.monotonic()
+        self._seconds += now - began
+        if self._seconds > SLOW:
+            _slow[os.fstat(self._fd).st_dev] = now
             raise CacheFault("the cache disk is slow", seconds=round(self._seconds, 1))

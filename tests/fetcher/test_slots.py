@@ -30,7 +30,7 @@ def feed(writer, chunk):
         chunk = chunk[count:]
 
 
-def write(fd, data, chunks, *, start=0, stop=None, seed=0, slots_in_buffer=3, size=None):
+def write(fd, data, chunks, *, start=0, stop=None, seed=0, slots_in_buffer=3, size=None, since=0.0):
     reports = []
     writer = SlotWriter(
         fd,
@@ -40,6 +40,7 @@ def write(fd, data, chunks, *, start=0, stop=None, seed=0, slots_in_buffer=3, si
         slot_size=SLOT,
         content_size=len(data) if size is None else size,
         seed=seed,
+        since=since,
         report=lambda filled: reports.append(list(filled)),
     )
     for chunk in chunks:
@@ -115,13 +116,35 @@ def test_fault_of_the_disk_reports_what_is_written(monkeypatch, number):
     reports = []
     writer = SlotWriter(
         -1, bytearray(8 * SLOT), start=0, stop=len(data), slot_size=SLOT,
-        content_size=len(data), seed=0, report=reports.extend,
+        content_size=len(data), seed=0, since=0.0, report=reports.extend,
     )  # fmt: skip
     feed(writer, data)
     with pytest.raises(CacheFault) as caught:
         writer.flush()
     assert caught.value.facts["errno"] == number
     assert [one.slot for one in reports] == [0, 1]
+
+
+def test_what_was_under_way_when_a_disk_was_slow_does_not_wait_for_it_in_turn(monkeypatch):
+    now, written = [100.0], []
+
+    def pwrite(fd, data, at):
+        now[0] += 2.1
+        written.append(at)
+        return len(data)
+
+    monkeypatch.setattr(module, "_slow", {})
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module.os, "pwrite", pwrite)
+    fd = os.memfd_create("target")
+    for since in (99.0, 100.0, 102.0):
+        with pytest.raises(CacheFault, match="the cache disk is slow"):
+            write(fd, b"a" * SLOT, [b"a" * SLOT], since=since)
+    assert written == [0]
+    with pytest.raises(CacheFault):  # asked after that: it may be well again
+        write(fd, b"a" * SLOT, [b"a" * SLOT], since=102.2)
+    assert written == [0, 0]
+    os.close(fd)
 
 
 def test_part_of_a_slot_is_not_filled():
