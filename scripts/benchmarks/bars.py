@@ -120,7 +120,7 @@ def _bars() -> list[Bar]:
         name = trace.replace("boot-", "recorded boot (") + ")"
         case = f"{trace}-link"
         bars += [
-            Bar(f"{name}, link, to the best rclone", 0.8, False, _to_rclone(case, most=False)),
+            Bar(f"{name}, link, to the best rclone", 0.5, False, _to_rclone(case, most=False)),
             Bar(f"{name}, link, fetched to touched", 3, False, _figure(case, "fetched / touched")),
             Bar(f"{name}, link, behind its profile", 1.0, False, _profiled(case), " s"),
         ]
